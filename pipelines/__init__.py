@@ -1,0 +1,1 @@
+"""Tables of links → filtered, reproducible webdataset shards, by Apache Beam. No torch, no faiss."""
