@@ -1,0 +1,260 @@
+"""One planned shard → one committed shard: fetching beside decoding. One engine a process; knows no Beam.
+
+plan/00000.parquet ─▶ hundreds of requests in flight on one event loop ─▶ a thread a core decodes, hashes, encodes
+                          ─▶ spool, by position ─▶ one thread writes tar and rows in the order of the uids
+"""
+
+import asyncio
+import hashlib
+import threading
+import weakref
+from bisect import insort
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from time import time
+from typing import NamedTuple
+
+import cv2
+import pyarrow as pa
+import pyarrow.parquet as pq
+from aiohttp import ClientSession
+
+from pipelines import files, images, shards
+from pipelines.errors import Rejected
+from pipelines.fetch import fetch, open_session
+from pipelines.images import Header
+from pipelines.plan import plan_name
+from pipelines.records import PLAN_FIELDS, SUCCESS, status_of
+from pipelines.settings import EngineSettings, ImageRules
+from pipelines.shards import Outcome, Spool
+
+WAITING_THREADS = 64  # for name look-ups, which block, and for the shards' writers
+LARGE_BODIES = 16  # bodies over fetch.LARGE_BODY in memory at a time
+THUMBNAIL = 192  # pixels, long side of a rejected picture's sample
+PLAN_ROWS = 1024  # planned pairs in memory at a time
+BEAT = 1.0  # seconds between two notes on a shard's progress
+
+Written = tuple[shards.Row, Counter[str]]
+
+
+class Link(NamedTuple):
+    """A planned pair to fetch, by its place in the shard."""
+
+    position: int
+    url: str
+
+
+class FirstOfEach:
+    """Tells whether a rejected picture can still be among the first few of its reason, in the order of positions.
+
+    Pictures come in any order; the answer is yes for a superset of the first `most`, which does not depend on it.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._first: defaultdict[str, list[int]] = defaultdict(list)
+        self._lock = threading.Lock()
+
+    def wants(self, reason: str, position: int) -> bool:
+        with self._lock:
+            first = self._first[reason]
+            insort(first, position)
+            del first[self._most :]
+            return position in first
+
+
+class Progress:
+    """What a shard has come to so far, as a small local file that `gesso status` reads until the marker is there."""
+
+    def __init__(self, output: str, index: int) -> None:
+        self._path = files.join(output, progress_name(index))
+        self.counts: Counter[str] = Counter()
+
+    def note(self) -> None:
+        if files.is_local(self._path):
+            files.write_json(self._path, dict(self.counts))
+
+    def done(self) -> None:
+        files.remove(self._path)
+
+
+def progress_name(index: int) -> str:
+    return f".progress/{index:05d}.json"
+
+
+class GessoEngine:
+    """Fetches, decodes and writes shards on threads of its own: `submit` returns at once."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+        cv2.setNumThreads(1)  # a picture a thread: OpenCV's own threads would only get in the way
+        self._decoders = ThreadPoolExecutor(settings.decode_threads, "decode")
+        self._slots = asyncio.Semaphore(settings.concurrency)
+        self._large = asyncio.Semaphore(LARGE_BODIES)
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_default_executor(ThreadPoolExecutor(WAITING_THREADS, "wait"))
+        threading.Thread(target=self._loop.run_forever, name="fetch", daemon=True).start()
+        weakref.finalize(self, self._loop.call_soon_threadsafe, self._loop.stop)
+
+    def submit(self, output: str, index: int, extra: tuple[pa.Field, ...]) -> "Future[shards.Row]":
+        """Begins shard `index` of the plan under `output`; the future holds its marker once it is committed."""
+        return asyncio.run_coroutine_threadsafe(self._collect(output, index, extra), self._loop)
+
+    async def _collect(self, output: str, index: int, extra: tuple[pa.Field, ...]) -> shards.Row:
+        plan = files.join(output, plan_name(index))
+        started, total = time(), await asyncio.to_thread(count_rows, plan)
+        progress, spool = Progress(output, index), Spool(total)
+        writing = asyncio.to_thread(shards.write_shard, output, index, read_plan(plan), spool.take, extra)
+        fetching = self._fetch_all(links(read_plan(plan)), spool, progress.counts)
+        try:
+            async with beating(progress):
+                written, counts = await both(fetching, writing, spool)
+        finally:
+            spool.close()
+        marker = await asyncio.to_thread(shards.commit, output, index, written, counts, started, time())
+        progress.done()
+        return marker
+
+    async def _fetch_all(self, planned: Iterator[Link], spool: Spool, counts: Counter[str]) -> None:
+        samples = FirstOfEach(shards.KEPT_SAMPLES)
+        async with open_session(self._settings.limits) as session, asyncio.TaskGroup() as group:
+            for link in planned:
+                await self._slots.acquire()
+                group.create_task(self._one(session, link, spool, samples, counts))
+
+    async def _one(
+        self, session: ClientSession, link: Link, spool: Spool, samples: FirstOfEach, counts: Counter[str]
+    ) -> None:
+        try:
+            async with leave(self._large) as admit:
+                try:
+                    body = await fetch(session, link.url, self._settings.limits, admit)
+                except Rejected as rejection:
+                    fields = failure(rejection)
+                    spool.put(link.position, Outcome(fields))
+                else:
+                    fields = await self._loop.run_in_executor(
+                        self._decoders, examine_into, spool, link.position, body, self._settings.rules, samples
+                    )
+            counts[fields["reason"] or SUCCESS] += 1
+        finally:
+            self._slots.release()
+
+
+def examine_into(spool: Spool, position: int, body: bytes, rules: ImageRules, samples: FirstOfEach) -> shards.Row:
+    """Examines a body on a decoding thread and puts the outcome into the spool; returns its fields."""
+    outcome = examine(body, rules, lambda reason: samples.wants(reason, position))
+    spool.put(position, outcome)
+    return outcome.fields
+
+
+def examine(body: bytes, rules: ImageRules, wants: Callable[[str], bool]) -> Outcome:
+    """What a downloaded body is worth: a picture to keep, or a reason, with a thumbnail where `wants(reason)`."""
+    fields: shards.Row = {"sha256": hashlib.sha256(body).hexdigest(), "original_bytes": len(body)}
+    try:
+        header = images.read_header(body)
+    except Rejected as rejection:
+        return Outcome({**fields, **failure(rejection)})
+    fields |= {
+        "original_width": header.width,
+        "original_height": header.height,
+        "original_format": header.format,
+    }
+    try:
+        images.check(header, rules)
+        picture = images.prepare(body, header, rules)
+    except Rejected as rejection:
+        sample = sample_of(body, header, rules) if wants(rejection.reason) else b""
+        return Outcome({**fields, **failure(rejection)}, sample)
+    kept = {"width": picture.width, "height": picture.height, "reencoded": picture.reencoded, "phash": picture.phash}
+    return Outcome({**fields, **kept, "status": SUCCESS, "reason": None}, picture.body)
+
+
+def sample_of(body: bytes, header: Header, rules: ImageRules) -> bytes:
+    """A thumbnail of a rejected picture; nothing where it cannot or must not be decoded."""
+    if header.width * header.height > rules.max_pixels:
+        return b""
+    try:
+        return images.thumbnail(body, header, THUMBNAIL)
+    except Rejected:
+        return b""
+
+
+def failure(rejection: Rejected) -> shards.Row:
+    return {
+        "status": status_of(rejection.reason),
+        "reason": rejection.reason,
+        "error_message": rejection.message,
+    }
+
+
+async def both(fetching: Awaitable[None], writing: Awaitable[Written], spool: Spool) -> Written:
+    """What the writer returns once both are through; the first failure of either ends the other and is raised."""
+    fetch_task, write_task = asyncio.ensure_future(fetching), asyncio.ensure_future(writing)
+    done, _ = await asyncio.wait({fetch_task, write_task}, return_when=asyncio.FIRST_EXCEPTION)
+    error = next((task.exception() for task in done if task.exception()), None)
+    if error:
+        spool.fail(error)
+        fetch_task.cancel()
+        await asyncio.wait({fetch_task, write_task})
+        raise error
+    return write_task.result()
+
+
+@asynccontextmanager
+async def leave(gate: asyncio.Semaphore) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Gives a function that passes the gate once at most; what passed is given back at the end."""
+    held = False
+
+    async def admit() -> None:
+        nonlocal held
+        if not held:
+            await gate.acquire()
+            held = True
+
+    try:
+        yield admit
+    finally:
+        if held:
+            gate.release()
+
+
+@asynccontextmanager
+async def beating(progress: Progress) -> AsyncIterator[None]:
+    """Notes the progress every second while the body runs."""
+
+    async def beat() -> None:
+        while True:
+            await asyncio.to_thread(progress.note)
+            await asyncio.sleep(BEAT)
+
+    task = asyncio.ensure_future(beat())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def count_rows(path: str) -> int:
+    with files.open_input(path) as stream:
+        return int(pq.ParquetFile(stream).metadata.num_rows)
+
+
+def read_plan(path: str) -> Iterator[pa.RecordBatch]:
+    """The planned pairs in the order of their uids, a bounded number at a time."""
+    with files.open_input(path) as stream:
+        yield from pq.ParquetFile(stream).iter_batches(PLAN_ROWS)
+
+
+def links(plan: Iterable[pa.RecordBatch]) -> Iterator[Link]:
+    """The pairs that no rule has rejected before the fetch."""
+    position = 0
+    url, reason = (next(i for i, f in enumerate(PLAN_FIELDS) if f.name == name) for name in ("url", "reason"))
+    for batch in plan:
+        for link, rejected in zip(batch[url].to_pylist(), batch[reason].to_pylist(), strict=True):
+            if rejected is None:
+                yield Link(position, link)
+            position += 1

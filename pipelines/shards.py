@@ -1,0 +1,227 @@
+"""One shard on disk: reproducible tar, rows, commit marker. No Beam, no pictures decoded.
+
+    00000.tar           the kept samples in the order of their uids: KEY.jpg KEY.txt KEY.json
+    00000.parquet       a row for every link, kept or not, in the same order
+    rejected/00000.tar  small pictures of some that a rule on pictures rejected, for people to look at
+    00000_stats.json    the commit marker, written last: counts, sizes and checksums of the three above
+
+The bytes of the first three depend on the links' responses alone: no clock, no order of completion.
+"""
+
+import hashlib
+import json
+import os
+import tarfile
+import tempfile
+import threading
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from typing import IO, Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines import files
+from pipelines.records import (
+    FAILED_TO_DOWNLOAD,
+    FAILED_TO_RESIZE,
+    REJECTED,
+    ROW_FIELDS,
+    SUCCESS,
+    row_schema,
+    status_of,
+)
+
+Row = dict[str, Any]
+
+KEPT_SAMPLES = 8  # rejected pictures a shard and reason keeps to show
+BLOCK = tarfile.BLOCKSIZE
+END_OF_TAR = b"\0" * (2 * BLOCK)
+EMPTY_ROW: Row = {field.name: None for field in ROW_FIELDS}
+
+
+class Outcome(NamedTuple):
+    """What became of one link: fields of its row, and the bytes to keep or to show."""
+
+    fields: Row
+    body: bytes = b""  # the JPEG of a success, else a thumbnail or nothing
+
+
+class Spool:
+    """Outcomes come in any order and go out by position; they wait in a file that has no name, not in memory.
+
+    `put` may be called from any thread; `take`, on one, blocks until its position is there or `fail` was told why not.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the spool
+        self._offsets = array("q", [-1]) * count
+        self._end = 0
+        self._arrived = threading.Condition()
+        self._awaited = -1
+        self._error: BaseException | None = None
+
+    def put(self, position: int, outcome: Outcome) -> None:
+        head = json.dumps(outcome.fields).encode()
+        record = len(head).to_bytes(4, "big") + len(outcome.body).to_bytes(4, "big") + head + outcome.body
+        with self._arrived:
+            self._offsets[position], self._end = self._end, self._end + len(record)
+            written = os.pwrite(self._file.fileno(), record, self._offsets[position])
+            if written != len(record):
+                raise OSError(f"no room for {len(record)} bytes in {tempfile.gettempdir()}")
+            if position == self._awaited:
+                self._arrived.notify()
+
+    def take(self, position: int) -> Outcome:
+        with self._arrived:
+            self._awaited = position
+            self._arrived.wait_for(lambda: self._error or self._offsets[position] >= 0)
+            if self._error:
+                raise self._error
+        offset, file = self._offsets[position], self._file.fileno()
+        lengths = os.pread(file, 8, offset)
+        head, body = int.from_bytes(lengths[:4], "big"), int.from_bytes(lengths[4:], "big")
+        record = os.pread(file, head + body, offset + 8)
+        return Outcome(json.loads(record[:head]), record[head:])
+
+    def fail(self, error: BaseException) -> None:
+        with self._arrived:
+            self._error = error
+            self._arrived.notify()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Hashing:
+    """A stream's write side that counts and hashes what passes."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._sha256 = hashlib.sha256()
+        self.bytes = 0
+
+    closed = False
+
+    def write(self, data: bytes) -> int:
+        self._sha256.update(data)
+        self.bytes += memoryview(data).nbytes
+        self._stream.write(data)
+        return memoryview(data).nbytes
+
+    def tell(self) -> int:
+        return self.bytes
+
+    def flush(self) -> None:
+        """Parquet asks for it; closing the stream flushes."""
+
+    def summary(self) -> Row:
+        return {"bytes": self.bytes, "sha256": self._sha256.hexdigest()}
+
+
+class Tar:
+    """Writes a tar whose bytes depend on names and contents alone (POSIX ustar, every other field constant)."""
+
+    def __init__(self, stream: Hashing) -> None:
+        self._stream = stream
+
+    def add(self, name: str, body: bytes) -> None:
+        info = tarfile.TarInfo(name)
+        info.size = len(body)
+        self._stream.write(info.tobuf(tarfile.USTAR_FORMAT) + body + b"\0" * (-len(body) % BLOCK))
+
+    def add_sample(self, row: Row, body: bytes) -> None:
+        """A row's picture, caption and fields, side by side as webdataset wants them."""
+        self.add(f"{row['key']}.jpg", body)
+        self.add(f"{row['key']}.txt", row["caption"].encode())
+        self.add(f"{row['key']}.json", json.dumps(row, ensure_ascii=False, default=str).encode())
+
+    def end(self) -> None:
+        padding = b"\0" * (-(self._stream.bytes + len(END_OF_TAR)) % tarfile.RECORDSIZE)
+        self._stream.write(END_OF_TAR + padding)
+
+
+def tar_name(index: int) -> str:
+    return f"{index:05d}.tar"
+
+
+def rows_name(index: int) -> str:
+    return f"{index:05d}.parquet"
+
+
+def rejected_name(index: int) -> str:
+    return f"rejected/{index:05d}.tar"
+
+
+def marker_name(index: int) -> str:
+    return f"{index:05d}_stats.json"
+
+
+def write_shard(
+    output: str,
+    index: int,
+    plan: Iterable[pa.RecordBatch],
+    take: Callable[[int], Outcome],
+    extra: tuple[pa.Field, ...],
+) -> tuple[Row, Counter[str]]:
+    """Writes tar, rows and rejected samples, each under a temporary name until whole.
+
+    `plan` holds the shard's pairs in the order of their uids, `take` gives the outcome of a pair to fetch by its
+    position. Returns each file's size and checksum by name, and the count of each reason, `success` among them.
+    """
+    names = (tar_name(index), rows_name(index), rejected_name(index))
+    with ExitStack() as stack:
+        streams = [Hashing(stack.enter_context(files.write_whole(files.join(output, name)))) for name in names]
+        kept, rejected = Tar(streams[0]), Tar(streams[2])
+        schema, counts = row_schema(extra), Counter[str]()
+        with pq.ParquetWriter(streams[1], schema, compression="zstd") as writer:
+            for rows, bodies in completed(plan, take):
+                for row, body in zip(rows, bodies, strict=True):
+                    reason = row["reason"] or SUCCESS
+                    if reason == SUCCESS:
+                        kept.add_sample(row, body)
+                    elif body and counts[reason] < KEPT_SAMPLES:
+                        rejected.add_sample(row, body)
+                    counts[reason] += 1
+                writer.write_batch(pa.RecordBatch.from_pylist(rows, schema))
+        kept.end()
+        rejected.end()
+    return {name: stream.summary() for name, stream in zip(names, streams, strict=True)}, counts
+
+
+def completed(
+    plan: Iterable[pa.RecordBatch], take: Callable[[int], Outcome]
+) -> Iterator[tuple[list[Row], list[bytes]]]:
+    """The planned pairs with what became of them, a batch at a time."""
+    position = 0
+    for batch in plan:
+        pairs = batch.to_pylist()
+        outcomes = [
+            take(position + row) if pair["reason"] is None else Outcome({"status": REJECTED, "reason": pair["reason"]})
+            for row, pair in enumerate(pairs)
+        ]
+        position += len(pairs)
+        rows = [{**EMPTY_ROW, **pair, **outcome.fields} for pair, outcome in zip(pairs, outcomes, strict=True)]
+        yield rows, [outcome.body for outcome in outcomes]
+
+
+def commit(output: str, index: int, written: Row, counts: Counter[str], started: float, ended: float) -> Row:
+    """Writes the marker by which the shard counts as done, in img2dataset's form of statistics, and returns it."""
+    marker = {
+        "count": counts.total(),
+        "successes": counts[SUCCESS],
+        **{status: tally(counts, status) for status in (FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, REJECTED)},
+        "duration": ended - started,
+        "start_time": started,
+        "end_time": ended,
+        "status_dict": dict(sorted(counts.items())),
+        "files": written,
+    }
+    files.write_json(files.join(output, marker_name(index)), marker)
+    return marker
+
+
+def tally(counts: Counter[str], status: str) -> int:
+    return sum(count for reason, count in counts.items() if status_of(reason) == status)
