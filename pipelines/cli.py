@@ -1,0 +1,65 @@
+"""The `gesso` command: finds the module of a subcommand, runs it, and turns a user's mistake into one line."""
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from pipelines.errors import UserError
+
+# In the order of the work.
+COMMANDS = {
+    "collect": ("pipelines.collect", "tables of links → filtered webdataset shards"),
+    "status": ("pipelines.status", "how far a collection is"),
+    "verify": ("pipelines.verify", "check every file of a dataset against its manifest"),
+    "report": ("pipelines.report", "what a dataset holds, as a page"),
+}
+USAGE = """\
+usage: gesso COMMAND …
+
+The ground under text-to-image models.
+
+commands, in the order of the work:
+{commands}
+
+`gesso COMMAND --help` lists a command's flags."""
+# A worker's exception reaches the launcher as the text of its traceback.
+FROM_WORKER = re.compile(r"pipelines\.errors\.UserError: (.*?)(?: \[while running|\n|$)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `gesso COMMAND …`; 2 for a user's mistake, 130 where the user interrupts."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    if not given or given[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if given else 2
+    if given[0] not in COMMANDS:
+        return complain(f"unknown command {given[0]!r}: `gesso --help` lists them")
+    try:
+        return int(import_module(COMMANDS[given[0]][0]).main(given[1:]))
+    except UserError as error:
+        return complain(FROM_WORKER.sub(r"\1", str(error)))
+    except RuntimeError as error:
+        found = FROM_WORKER.search(str(error))
+        if not found:
+            raise
+        return complain(found[1])
+    except KeyboardInterrupt:
+        complain("interrupted; the same command goes on where it stopped")
+        sys.stdout.flush()
+        os._exit(130)  # threads that wait for the network are not worth waiting for, and every file is whole
+
+
+def usage() -> str:
+    lines = "\n".join(f"  {name:10}{text}" for name, (_, text) in COMMANDS.items())
+    return USAGE.format(commands=lines)
+
+
+def complain(message: str) -> int:
+    print(f"gesso: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

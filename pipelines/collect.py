@@ -1,0 +1,195 @@
+"""`gesso collect`: tables of links → committed webdataset shards, one Beam pipeline for every runner."""
+
+from argparse import SUPPRESS, ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from pipelines import dataset, files
+from pipelines.errors import UserError
+from pipelines.settings import (
+    CaptionRules,
+    EngineSettings,
+    FetchLimits,
+    ImageRules,
+    PlanSettings,
+    add_flags,
+    read_flags,
+)
+from pipelines.status import watch
+
+if TYPE_CHECKING:
+    import apache_beam as beam
+    import pyarrow as pa
+
+    from pipelines.sources import Columns, Table
+
+PRESETS = ("laion", "coyo", "datacomp", "conceptual-captions", "yfcc100m")
+ENGINES = ("gesso", "img2dataset")
+INPUT_HELP = "tables of links: parquet, CSV, TSV or JSONL, plain or .gz .bz2 .zst .xz, here or on a Beam filesystem"
+DESCRIPTION = """\
+Tables of links → filtered, reproducible webdataset shards.
+
+Flags that are not listed here go to Beam: --runner, --direct_num_workers, --direct_running_mode, …
+The same command again does what is missing; a finished collection is left as it is.
+"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that one collection is made of."""
+
+    output: str
+    tables: "tuple[Table, ...]"
+    columns: "Columns"
+    extra: "tuple[pa.Field, ...]"
+    captions: CaptionRules
+    plan: PlanSettings
+    engine_name: str
+    engine: EngineSettings
+
+    def record(self) -> dict[str, Any]:
+        """What decides the bytes of the output, as plan.json keeps it. Limits and parallelism may change."""
+        columns = {name: value for name, value in asdict(self.columns).items() if name in ("url", "caption", "extra")}
+        settings = {**columns, **asdict(self.captions), **asdict(self.engine.rules), **asdict(self.plan)}
+        settings |= {"extra": list(self.columns.extra), "engine": self.engine_name}
+        return {"settings": settings, "input": [{"path": table.path, "bytes": table.size} for table in self.tables]}
+
+
+def build_parser() -> ArgumentParser:
+    parser = ArgumentParser("gesso collect", description=DESCRIPTION, allow_abbrev=False, formatter_class=Formatter)
+    what = parser.add_argument_group("input and output")
+    what.add_argument(
+        "--input", required=True, nargs="+", action="extend", metavar="GLOB", default=SUPPRESS, help=INPUT_HELP
+    )
+    what.add_argument("--output", required=True, metavar="DIR", default=SUPPRESS, help="where the shards go")
+    what.add_argument("--preset", choices=PRESETS, help="columns of a known dataset")
+    what.add_argument("--url_column", metavar="NAME", help="column of the links, where it is not the preset's or `url`")
+    what.add_argument("--caption_column", metavar="NAME", help="likewise of the captions, or `caption`")
+    what.add_argument("--extra_columns", metavar="A,B", default="", help="columns that travel to the shards")
+    what.add_argument("--engine", choices=ENGINES, default="gesso", help="who fetches and resizes")
+    add_flags(parser, "plan", PlanSettings)
+    add_flags(parser, "caption rules", CaptionRules)
+    add_flags(parser, "image rules", ImageRules)
+    add_flags(parser, "fetching", FetchLimits)
+    add_flags(parser, "a process", EngineSettings)
+    return parser
+
+
+class Formatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    """Defaults behind each flag, the description's lines as they are."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """`gesso collect`: parses, checks, plans, runs, and prints the funnel."""
+    job, beam_flags = parse(argv)
+    plan = begin(job)
+    if plan and files.exists(files.join(job.output, dataset.MANIFEST)) and not missing(job.output, plan):
+        print(f"{job.output} is finished: nothing to do")
+    else:
+        run(job, plan, beam_flags)
+    print_funnel(files.read_json(files.join(job.output, dataset.MANIFEST)))
+    print(f"shards in {job.output}; next: gesso verify {job.output}, gesso report {job.output}")
+    return 0
+
+
+def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
+    """The job, its input looked into, and the flags that are Beam's."""
+    from pipelines import sources
+
+    given, beam_flags = build_parser().parse_known_args(argv)
+    check_beam_flags(beam_flags)
+    columns = choose_columns(given)
+    engine = read_flags(
+        given, EngineSettings, limits=read_flags(given, FetchLimits), rules=read_flags(given, ImageRules)
+    )
+    captions, plan = read_flags(given, CaptionRules), read_flags(given, PlanSettings)
+    tables = tuple(sources.find_tables(given.input))
+    extra = sources.extra_fields(tables, columns)
+    return Job(given.output.rstrip("/"), tables, columns, extra, captions, plan, given.engine, engine), beam_flags
+
+
+def choose_columns(given: Namespace) -> "Columns":
+    from pipelines import sources
+
+    columns = sources.PRESETS[given.preset] if given.preset else sources.Columns()
+    chosen = {"url": given.url_column, "caption": given.caption_column}
+    extra = tuple(name.strip() for name in given.extra_columns.split(",") if name.strip())
+    return replace(columns, **{name: value for name, value in chosen.items() if value}, extra=extra)
+
+
+def check_beam_flags(flags: list[str]) -> None:
+    """Raises UserError for a flag that neither gesso nor Beam knows; Beam would drop it with a warning."""
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    parser = ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
+    for options in PipelineOptions.__subclasses__():
+        options._add_argparse_args(parser)
+    _, unknown = parser.parse_known_args(flags)
+    if unknown:
+        raise UserError(f"unknown flag {unknown[0]}: `gesso collect --help` lists gesso's; Beam has none of that name")
+
+
+def begin(job: Job) -> dict[str, Any] | None:
+    """The plan of an output that was begun, after a check that it is this job's; None for a fresh one."""
+    plan = dataset.read_plan(job.output)
+    if plan:
+        dataset.check_settings(plan, job.record(), job.output)
+    else:
+        dataset.clear_unfinished_plan(job.output)
+    return plan
+
+
+def missing(output: str, plan: dict[str, Any]) -> list[int]:
+    done = dataset.committed(output)
+    return [index for index in range(plan["shards"]) if index not in done]
+
+
+def run(job: Job, plan: dict[str, Any] | None, beam_flags: list[str]) -> None:
+    """Runs the pipeline to its end; progress is drawn from the output beside it."""
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+    options = PipelineOptions(beam_flags)
+    local = options.view_as(StandardOptions).runner in (None, "DirectRunner", "FnApiRunner")
+    with watch(job.output):
+        pipeline = beam.Pipeline(runner=FnApiRunner() if local else None, options=options)
+        build(pipeline, job, missing(job.output, plan) if plan else None)
+        pipeline.run().wait_until_finish()
+
+
+def build(pipeline: "beam.Pipeline", job: Job, shards: list[int] | None) -> None:
+    """The whole pipeline: from the tables where `shards` is None, else from a plan that stands."""
+    import apache_beam as beam
+
+    from pipelines import sources, transforms
+
+    if shards is None:
+        config = transforms.PlanConfig(job.output, job.columns, job.extra, job.captions, job.plan, job.record())
+        indexes = (
+            pipeline
+            | "Tables" >> beam.Create(job.tables)
+            | "Units" >> beam.FlatMap(sources.units)
+            | transforms.WritePlan(config)
+            | "Shards" >> beam.FlatMap(lambda shards: list(range(shards)))
+        )
+    else:
+        indexes = pipeline | "MissingShards" >> beam.Create(shards)
+    (
+        indexes
+        | beam.Reshuffle()
+        | beam.ParDo(transforms.CollectShards(job.output, job.extra, job.engine_name, job.engine))
+        | "TotalCollected" >> beam.CombineGlobally(transforms.total)
+        | "WriteManifest" >> beam.Map(lambda _: dataset.finish(job.output))
+    )
+
+
+def print_funnel(manifest: dict[str, Any]) -> None:
+    """Every row that was read, by where it ended."""
+    funnel: Counter[str] = Counter(manifest["funnel"])
+    width = max(len(name) for name in funnel)
+    for name, count in funnel.items():
+        share = 100 * count / max(1, funnel["rows_read"])
+        print(f"{name:{width}}  {count:>12,}  {share:5.1f}%")

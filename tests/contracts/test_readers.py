@@ -1,0 +1,67 @@
+"""The tools that people have read what gesso writes, as it is."""
+
+from collections import Counter
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import pytest
+import webdataset as wds
+from PIL import Image
+
+from tests.datasets import write_dataset
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(write_dataset(tmp_path_factory.mktemp("raw")))
+
+
+@pytest.fixture(scope="module")
+def kept(output: Path) -> dict[str, str]:
+    """Captions of the kept samples by key, from the rows."""
+    rows = pd.concat([pd.read_parquet(output / f"0000{index}.parquet") for index in (0, 1)])
+    rows = rows[rows["status"] == "success"]
+    return dict(zip(rows["key"], rows["caption"], strict=True))
+
+
+def test_webdataset(output: Path, kept: dict[str, str]) -> None:
+    urls = [str(output / "00000.tar"), str(output / "00001.tar")]
+    samples = list(wds.WebDataset(urls, shardshuffle=False).decode("pil"))
+    assert {sample["__key__"]: sample["txt"] for sample in samples} == kept
+    assert [sample["__key__"] for sample in samples] == list(kept)
+    assert {sample["jpg"].mode for sample in samples} == {"RGB"}
+    assert {(sample["json"]["width"], sample["json"]["height"]) for sample in samples} == {(40, 30)}
+
+
+def test_hugging_face_datasets(
+    output: Path, kept: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import datasets
+
+    files = {"train": [str(output / "00000.tar"), str(output / "00001.tar")]}
+    loaded = datasets.load_dataset("webdataset", data_files=files, split="train", cache_dir=str(tmp_path))
+    assert dict(zip(loaded["__key__"], loaded["txt"], strict=True)) == kept
+    assert isinstance(loaded[0]["jpg"], Image.Image)
+    assert loaded[0]["json"]["licence"] == "CC0-1.0"
+
+
+def test_pandas(output: Path) -> None:
+    rows = pd.read_parquet(output / "00001.parquet")
+    assert Counter(rows["status"]) == Counter(success=12, failed_to_download=4, failed_to_resize=2, rejected=2)
+    assert rows["key"].is_monotonic_increasing
+    assert set(rows.loc[rows["reason"] == "aspect_ratio", "original_width"]) == {400}
+
+
+def test_duckdb(output: Path) -> None:
+    query = (
+        f"select coalesce(reason, status) as ended, count(*) from '{output}/*.parquet' group by ended order by ended"
+    )
+    assert duckdb.sql(query).fetchall() == [
+        ("aspect_ratio", 4),
+        ("caption_too_short", 4),
+        ("http_404", 4),
+        ("success", 24),
+        ("timeout", 4),
+    ]

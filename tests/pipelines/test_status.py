@@ -1,0 +1,58 @@
+"""What a directory shows of a collection, and how it is said."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pipelines import cli, status
+from pipelines.status import Look, Snapshot
+from tests.datasets import write_dataset
+
+
+def test_markers_and_notes_add_up(tmp_path: Path) -> None:
+    output = write_dataset(tmp_path, 2, 10, finished=False)
+    (tmp_path / "00001_stats.json").unlink()
+    (tmp_path / ".progress").mkdir()
+    (tmp_path / ".progress/00001.json").write_text(json.dumps({"success": 4, "timeout": 1}))
+    look = Look(output)
+    now = look.snapshot()
+    assert (now.links, now.shards, now.shards_done, now.done, now.kept) == (18, 2, 1, 14, 10)
+    assert now.failures() == [("timeout", 2), ("aspect_ratio", 1), ("http_404", 1)]
+    assert (now.since, now.until) == (100.0, 102.0)
+
+
+def test_before_the_plan_there_are_no_numbers(tmp_path: Path) -> None:
+    assert Look(str(tmp_path)).snapshot() == Snapshot(None, 0, 0, Counter(), None, None)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.4, "0 s"), (59, "59 s"), (60, "1 min 00 s"), (185, "3 min 05 s"), (7800, "2 h 10 min"), (270_000, "3 d 03 h")],
+)
+def test_seconds(value: float, text: str) -> None:
+    assert status.seconds(value) == text
+
+
+def test_line() -> None:
+    now = Snapshot(1000, 4, 1, Counter(success=300, timeout=150, http_404=50), 0.0, 9.0)
+    assert status.line(now, 10.0) == (
+        "500 of 1,000 links (50.0%) · 300 kept · shard 1 of 4 · 10 links/s · 50 s left · timeout 150, http_404 50"
+    )
+    assert status.line(Snapshot(None, 0, 0, Counter(), None, None), None) == (
+        "planning: reading tables, judging captions"
+    )
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = write_dataset(tmp_path / "raw", 2, 20)
+    assert cli.main(["status", output]) == 0
+    assert capsys.readouterr().out == (
+        "36 of 36 links (100.0%) · 24 kept · shard 2 of 2 · 12 links/s · 0 s left · "
+        "aspect_ratio 4, http_404 4, timeout 4\nfinished\n"
+    )
+    assert cli.main(["status", str(tmp_path / "nothing")]) == 2
+    assert capsys.readouterr().err == (
+        f"gesso: {tmp_path}/nothing holds no collection: give the --output of a `gesso collect`\n"
+    )
