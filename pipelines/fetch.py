@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from email.utils import parsedate_to_datetime
+from functools import partial
 from time import time
 from urllib.parse import urlsplit
 
@@ -51,19 +52,29 @@ async def fetch(
     """The whole body behind `url`, with retries, within the deadline.
 
     Raises Rejected: `http_<code>`, timeout, dns, connection, tls, redirects, body_too_large, body_incomplete,
-    url_invalid. A pause that the deadline has no room for is not begun.
+    url_unusable. A pause that the deadline has no room for is not begun, and waiting for leave does not count.
     """
     end = asyncio.get_running_loop().time() + limits.deadline
     try:
-        async with asyncio.timeout_at(end):
+        async with asyncio.timeout_at(end) as deadline:
+            admit = partial(off_the_clock, deadline, admit_large)
             for attempt in range(limits.retries):
                 try:
-                    return await fetch_once(session, url, limits, admit_large)
+                    return await fetch_once(session, url, limits, admit)
                 except Passing as failure:
-                    await pause(failure.pause or backoff(attempt), end, failure)
-            return await fetch_once(session, url, limits, admit_large)
+                    await pause(failure.pause or backoff(attempt), deadline.when() or end, failure)
+            return await fetch_once(session, url, limits, admit)
     except TimeoutError:
         raise Rejected("timeout", f"no whole answer in {limits.deadline:g} s") from None
+
+
+async def off_the_clock(deadline: asyncio.Timeout, wait: Callable[[], Awaitable[None]]) -> None:
+    """Waits for something of our own making: the deadline moves back by as long as that takes."""
+    now, end = asyncio.get_running_loop().time, deadline.when()
+    begun = now()
+    deadline.reschedule(None)
+    await wait()
+    deadline.reschedule(end and end + now() - begun)
 
 
 async def pause(seconds: float, end: float, failure: Passing) -> None:
@@ -94,7 +105,7 @@ async def fetch_once(
     except aiohttp.ClientSSLError as error:  # before ValueError, which a bad certificate is as well
         raise Rejected("tls", str(error)) from error
     except (aiohttp.NonHttpUrlClientError, ValueError) as error:
-        raise Rejected("url_invalid", str(error)) from error
+        raise Rejected("url_unusable", str(error)) from error
     except aiohttp.ClientConnectorDNSError as error:
         raise Rejected("dns", str(error)) from error
     except aiohttp.ClientPayloadError as error:

@@ -13,6 +13,8 @@ from pipelines.errors import UserError
 
 T = TypeVar("T")
 
+JPEG_SIDE = 65_500
+
 
 def flag(default: Any, text: str) -> Any:
     """A field that is a flag: its default (a function is called for it) and its text, the unit in it."""
@@ -79,6 +81,11 @@ class ImageRules:
         at_least(1, image_size=self.image_size, max_pixels=self.max_pixels, jpeg_quality=self.jpeg_quality)
         at_least(1, max_aspect_ratio=self.max_aspect_ratio)
         at_least(0, min_side=self.min_side)
+        if self.image_size * self.max_aspect_ratio > JPEG_SIDE:
+            raise UserError(
+                f"--image_size {self.image_size} times --max_aspect_ratio {self.max_aspect_ratio:g} is more than "
+                f"{JPEG_SIDE:,} pixels, the longest side of a JPEG: lower one of them"
+            )
         if self.jpeg_quality > 100:
             raise UserError(f"--jpeg_quality is {self.jpeg_quality}: give 100 or less")
 

@@ -50,9 +50,11 @@ class Exchange:
 
     async def send(self, data: bytes) -> None:
         """Writes bytes as they are and counts those that the connection took."""
-        self.writer.write(data)
-        await self.writer.drain()
-        self.web.sent[self.path] += len(data)
+        for start in range(0, len(data), len(PIECE)):
+            piece = data[start : start + len(PIECE)]
+            self.writer.write(piece)
+            await self.writer.drain()
+            self.web.sent[self.path] += len(piece)
 
     async def head(self, status: int = 200, **headers: str) -> None:
         """The status line and headers; `Content_Length="3"` becomes `Content-Length: 3`."""
@@ -85,7 +87,7 @@ Routes = Mapping[str, "bytes | Behaviour"]
 
 def body(data: bytes, **headers: str) -> Behaviour:
     """200 with the bytes and further headers."""
-    return lambda exchange: exchange.answer(data, **headers)
+    return lambda exchange: exchange.answer(data, 200, **headers)
 
 
 def status(code: int, **headers: str) -> Behaviour:
