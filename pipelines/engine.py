@@ -25,8 +25,9 @@ from pipelines import files, images, shards
 from pipelines.errors import Rejected
 from pipelines.fetch import fetch, open_session
 from pipelines.images import Header
-from pipelines.plan import plan_name
-from pipelines.records import PLAN_FIELDS, SUCCESS, status_of
+from pipelines.layout import plan_name, progress_name
+from pipelines.records import SUCCESS, status_of
+from pipelines.schemas import PLAN_FIELDS
 from pipelines.settings import EngineSettings, ImageRules
 from pipelines.shards import Outcome, Spool
 
@@ -78,10 +79,6 @@ class Progress:
 
     def done(self) -> None:
         files.remove(self._path)
-
-
-def progress_name(index: int) -> str:
-    return f".progress/{index:05d}.json"
 
 
 class GessoEngine:

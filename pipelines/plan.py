@@ -16,14 +16,12 @@ import pyarrow.parquet as pq
 
 from pipelines import files
 from pipelines.captions import judge
-from pipelines.records import LINK_HEX, PLAN_FIELDS, PLANNED, URL_INVALID, link_identity, plan_schema, shard_of, uid
+from pipelines.layout import plan_name
+from pipelines.records import LINK_HEX, PLANNED, URL_INVALID, link_identity, shard_of, uid
+from pipelines.schemas import PLAN_FIELDS, plan_schema
 from pipelines.settings import CaptionRules, PlanSettings
 
 PLAN_GROUP = 10_000  # rows of a row group, so that a shard of any size is read piece by piece
-
-
-def plan_name(index: int) -> str:
-    return f"plan/{index:05d}.parquet"
 
 
 def judge_rows(rows: pa.RecordBatch, rules: CaptionRules) -> tuple[pa.RecordBatch, Counter[str]]:

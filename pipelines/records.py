@@ -1,9 +1,7 @@
-"""What a pair and a sample's row are: field names, statuses, the content-derived uid. Standard library and pyarrow."""
+"""What becomes of a link: statuses, reasons, the content-derived uid. Standard library only."""
 
 from hashlib import blake2b
 from urllib.parse import urlsplit, urlunsplit
-
-import pyarrow as pa
 
 UID_HEX = 32
 LINK_HEX = 16  # the leading half of a uid names the link, the trailing half the link with its caption
@@ -20,43 +18,7 @@ PLANNED = "links"  # to be fetched
 REPEATS = ("repeat_link", "repeat_pair")
 URL_INVALID = "url_invalid"
 
-PLAN_FIELDS = (
-    pa.field("key", pa.string(), nullable=False),
-    pa.field("url", pa.string(), nullable=False),
-    pa.field("caption", pa.string(), nullable=False),
-    pa.field("original_caption", pa.string()),  # where a rule has cut something off
-    pa.field("reason", pa.string()),  # null: to be fetched
-)
-ROW_FIELDS = (
-    pa.field("key", pa.string(), nullable=False),
-    pa.field("url", pa.string(), nullable=False),
-    pa.field("caption", pa.string(), nullable=False),
-    pa.field("original_caption", pa.string()),
-    pa.field("status", pa.string(), nullable=False),
-    pa.field("reason", pa.string()),
-    pa.field("error_message", pa.string()),
-    pa.field("width", pa.int32()),
-    pa.field("height", pa.int32()),
-    pa.field("original_width", pa.int32()),
-    pa.field("original_height", pa.int32()),
-    pa.field("original_format", pa.string()),
-    pa.field("original_bytes", pa.int64()),
-    pa.field("reencoded", pa.bool_()),
-    pa.field("sha256", pa.string()),
-    pa.field("phash", pa.string()),
-)
 RESIZE_REASONS = frozenset({"not_an_image", "undecodable", "too_many_pixels", "too_small", "aspect_ratio"})
-RESERVED = frozenset(field.name for field in (*PLAN_FIELDS, *ROW_FIELDS))
-
-
-def plan_schema(extra: tuple[pa.Field, ...] = ()) -> pa.Schema:
-    """Columns of `plan/00000.parquet`: one planned pair a row, and the input's extra columns behind."""
-    return pa.schema([*PLAN_FIELDS, *extra])
-
-
-def row_schema(extra: tuple[pa.Field, ...] = ()) -> pa.Schema:
-    """Columns of `00000.parquet`: one link a row, kept or not, and the input's extra columns behind."""
-    return pa.schema([*ROW_FIELDS, *extra])
 
 
 def link_identity(url: str) -> str:

@@ -24,15 +24,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import files
+from pipelines.layout import marker_name, rejected_name, rows_name, tar_name
 from pipelines.records import (
     FAILED_TO_DOWNLOAD,
     FAILED_TO_RESIZE,
     REJECTED,
-    ROW_FIELDS,
     SUCCESS,
-    row_schema,
     status_of,
 )
+from pipelines.schemas import ROW_FIELDS, row_schema
 
 Row = dict[str, Any]
 
@@ -141,22 +141,6 @@ class Tar:
     def end(self) -> None:
         padding = b"\0" * (-(self._stream.bytes + len(END_OF_TAR)) % tarfile.RECORDSIZE)
         self._stream.write(END_OF_TAR + padding)
-
-
-def tar_name(index: int) -> str:
-    return f"{index:05d}.tar"
-
-
-def rows_name(index: int) -> str:
-    return f"{index:05d}.parquet"
-
-
-def rejected_name(index: int) -> str:
-    return f"rejected/{index:05d}.tar"
-
-
-def marker_name(index: int) -> str:
-    return f"{index:05d}_stats.json"
 
 
 def write_shard(

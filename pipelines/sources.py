@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines import files, records
+from pipelines import files, schemas
 from pipelines.errors import UserError
 
 MALFORMED = "malformed_row"
@@ -142,7 +142,7 @@ def find_tables(patterns: Sequence[str]) -> list[Table]:
 def extra_fields(tables: Sequence[Table], columns: Columns) -> tuple[pa.Field, ...]:
     """The extra columns' fields, after a look into every table: it opens, its columns are there, their types agree."""
     for name in columns.extra:
-        if name in records.RESERVED:
+        if name in schemas.RESERVED:
             raise UserError(f"extra column {name!r} has a name that gesso itself writes: rename it in the tables")
     with ThreadPoolExecutor(PEEK_THREADS) as pool:
         found = list(pool.map(lambda table: _peek(table, columns), tables))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from time import monotonic, time
 from typing import Any
 
-from pipelines import dataset, files
+from pipelines import dataset, files, layout
 from pipelines.errors import UserError
 from pipelines.records import SUCCESS, is_fetched
 
@@ -141,5 +141,5 @@ def main(argv: Sequence[str]) -> int:
         ended = time() if now.shards_done < now.shards else now.until or time()
         rate = now.done / max(ended - now.since, 1e-3)
     print(line(now, rate))
-    print("finished" if files.exists(files.join(output, dataset.MANIFEST)) else "not finished")
+    print("finished" if files.exists(files.join(output, layout.MANIFEST)) else "not finished")
     return 0

@@ -17,9 +17,9 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.shared import Shared
 from apache_beam.utils.windowed_value import WindowedValue
 
-from pipelines import dataset, files, plan, records, shards, sources
+from pipelines import dataset, files, layout, plan, records, shards, sources
 from pipelines.engines import Engine, open_engine
-from pipelines.records import plan_schema
+from pipelines.schemas import plan_schema
 from pipelines.settings import CaptionRules, EngineSettings, PlanSettings
 
 NAMESPACE = "gesso"
@@ -112,7 +112,7 @@ def write_plan_json(planned: Counts, rows: Counts, number: int, config: PlanConf
     """Commits the plan; gives the number of shards."""
     count(planned)
     files.write_json(
-        files.join(config.output, dataset.PLAN),
+        files.join(config.output, layout.PLAN),
         dataset.plan_record(config.record, Counter(planned), Counter(rows), number),
     )
     return number

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines import dataset, files, shards
+from pipelines import dataset, files, layout, shards
 from pipelines.engine import examine
 from pipelines.images import encode
-from pipelines.records import link_identity, plan_schema, uid
+from pipelines.records import link_identity, uid
+from pipelines.schemas import plan_schema
 from pipelines.settings import ImageRules
 from pipelines.shards import Outcome
 
@@ -58,7 +59,7 @@ def write_dataset(folder: Path, count: int = 2, links: int = 20, *, finished: bo
     record = {"settings": {"engine": "gesso"}, "input": [{"path": "links.parquet", "bytes": 1}]}
     rows = count * links + 2
     plan = {**record, "shards": count, "links": count * links * 9 // 10, "rows_read": rows}
-    files.write_json(files.join(output, dataset.PLAN), {**plan, "counted_only": {"malformed_row": 0, "repeat_pair": 2}})
+    files.write_json(files.join(output, layout.PLAN), {**plan, "counted_only": {"malformed_row": 0, "repeat_pair": 2}})
     for index in range(count):
         write_shard(output, index, links)
     if finished:

@@ -29,7 +29,7 @@ def routes() -> Routes:
 
 
 def write_table(path: Path, web: Web) -> None:
-    """34 links: 24 good, 6 panoramas, no picture, no answer, two missing; repeats, a bad caption, a row without link."""
+    """34 links: 24 good, 6 panoramas, no picture, no answer, 2 missing; repeats, a bad caption, a row without link."""
     rows = [(web.url(f"/{n}.jpg"), CAPTION.format(n), n) for n in range(34)]
     rows += [*rows[:3], (rows[4][0], "another caption of the same picture", 99)]
     rows += [

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from pipelines import plan
 from pipelines.engine import FirstOfEach, GessoEngine, leave
-from pipelines.records import link_identity, plan_schema, uid
+from pipelines.records import link_identity, uid
+from pipelines.schemas import plan_schema
 from pipelines.settings import EngineSettings, FetchLimits, ImageRules
 from tests import servers
 from tests.datasets import picture

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines import plan
-from pipelines.records import link_identity, plan_schema, shard_of, uid
+from pipelines.records import link_identity, shard_of, uid
+from pipelines.schemas import plan_schema
 from pipelines.settings import CaptionRules, PlanSettings
 
 RULES = CaptionRules()

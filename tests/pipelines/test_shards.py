@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import shards
-from pipelines.records import plan_schema, row_schema
+from pipelines.schemas import plan_schema, row_schema
 from pipelines.shards import Outcome, Spool
 
 KEYS = [f"{number:032x}" for number in range(6)]
