@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pipelines import dataset, files
+from pipelines import dataset, files, layout
 from pipelines.errors import UserError
 from pipelines.settings import (
     CaptionRules,
@@ -85,11 +85,11 @@ def main(argv: Sequence[str]) -> int:
     """`gesso collect`: parses, checks, plans, runs, and prints the funnel."""
     job, beam_flags = parse(argv)
     plan = begin(job)
-    if plan and files.exists(files.join(job.output, dataset.MANIFEST)) and not missing(job.output, plan):
+    if plan and files.exists(files.join(job.output, layout.MANIFEST)) and not missing(job.output, plan):
         print(f"{job.output} is finished: nothing to do")
     else:
         run(job, plan, beam_flags)
-    print_funnel(files.read_json(files.join(job.output, dataset.MANIFEST)))
+    print_funnel(files.read_json(files.join(job.output, layout.MANIFEST)))
     print(f"shards in {job.output}; next: gesso verify {job.output}, gesso report {job.output}")
     return 0
 
@@ -100,6 +100,10 @@ def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
 
     given, beam_flags = build_parser().parse_known_args(argv)
     check_beam_flags(beam_flags)
+    if given.engine == "img2dataset":
+        from pipelines import engine_img2dataset
+
+        engine_img2dataset.check_installed()
     columns = choose_columns(given)
     engine = read_flags(
         given, EngineSettings, limits=read_flags(given, FetchLimits), rules=read_flags(given, ImageRules)
