@@ -1,0 +1,84 @@
+"""`gesso report`: what a dataset holds, as one page that needs nothing else. No Beam for local paths, no torch."""
+
+import os
+import sys
+from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
+from collections.abc import Sequence
+
+from pipelines import dataset, files, layout
+from pipelines.errors import UserError
+from pipelines.records import ROWS_READ, SUCCESS
+from pipelines.report import page, samples
+from pipelines.report.survey import Survey, batches
+from pipelines.settings import at_least
+
+PICTURES = 60
+
+
+def main(argv: Sequence[str]) -> int:
+    """`gesso report DIR`."""
+    parser = ArgumentParser(
+        "gesso report", description="What a dataset holds, as a page.", formatter_class=ArgumentDefaultsHelpFormatter
+    )
+    add_arguments(parser)
+    given = parser.parse_args(argv)
+    at_least(0, pictures=given.pictures)
+    target = given.output or files.join(given.directory, "report.html")
+    text = page.render(examine(given.directory, given.pictures))
+    with files.write_whole(target) as stream:
+        stream.write(text.encode("utf-8", "replace"))
+    print(target)
+    return 0
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("directory", help="what `gesso collect` was given as --output, or a directory of img2dataset's")
+    parser.add_argument("--output", metavar="FILE", help="where the page goes, or DIR/report.html")
+    parser.add_argument("--pictures", type=int, default=PICTURES, metavar="INT", help="kept pictures that are shown")
+
+
+def examine(output: str, pictures: int) -> page.Holding:
+    """All that the page tells. Raises UserError where the directory holds no dataset."""
+    plan, markers = dataset.read_plan(output), dataset.committed(output)
+    sizes = dataset.sizes(output)
+    with_rows = [index for index in markers if layout.rows_name(index) in sizes]
+    if plan is None and not with_rows:
+        raise UserError(f"{output} holds no dataset: give the --output of a `gesso collect` that is planned")
+    finished = files.exists(files.join(output, layout.MANIFEST))
+    survey = look_through(output, with_rows, plan is None)
+    return page.Holding(
+        name=name_of(output),
+        foreign=plan is None,
+        finished=finished,
+        plan=plan or {},
+        markers=markers,
+        versions=files.read_json(files.join(output, layout.MANIFEST))["versions"] if finished else {},
+        bytes=sum(sizes.get(layout.tar_name(index), 0) for index in markers),
+        funnel=dataset.funnel(plan, markers.values()) if plan else foreign_funnel(survey),
+        survey=survey,
+        kept=samples.kept_pictures(output, list(markers), pictures),
+        rejected=samples.rejected_pictures(output, list(markers)),
+    )
+
+
+def name_of(output: str) -> str:
+    """The directory's own name, also where it was given as `.`."""
+    path = os.path.abspath(output) if files.is_local(output) else output.rstrip("/")
+    return path.split("/")[-1]
+
+
+def foreign_funnel(survey: Survey) -> dataset.Json:
+    """Where each row ended, by the rows themselves: img2dataset's markers count messages, and only the frequent."""
+    return {ROWS_READ: survey.rows, SUCCESS: 0, **survey.causes}
+
+
+def look_through(output: str, indexes: Sequence[int], foreign: bool) -> Survey:
+    """Every row of the given shards, with a bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    survey, console = Survey(foreign), Console(stderr=True)
+    for index in track(indexes, "reading rows", console=console, transient=True, disable=not sys.stderr.isatty()):
+        for batch in batches(files.join(output, layout.rows_name(index))):
+            survey.add(batch)
+    return survey

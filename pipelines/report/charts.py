@@ -1,0 +1,253 @@
+"""Inline SVG: bars, histograms, a map of widths and heights. Knows numbers and words alone; imports survey.Histogram.
+
+Colours are classes of the page's style sheet: `kept` and `other`, and the names of the stages.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from markupsafe import Markup, escape
+
+from pipelines.report.survey import Histogram, Numbers
+
+WIDTH, HEIGHT = 360.0, 200.0
+LEFT, RIGHT, TOP, BOTTOM = 40.0, 18.0, 24.0, 24.0
+MAP = 440.0  # width and height of the map
+SHOWN_TICKS = 7
+
+
+class Part(NamedTuple):
+    """A piece of a bar: its class, how much, and what hovering says."""
+
+    kind: str
+    number: int
+    title: str
+
+
+class Axis(NamedTuple):
+    """Places of values: `first` and `last` are the bins that are shown."""
+
+    edges: Numbers
+    log: bool
+    first: int
+    last: int
+    start: float
+    length: float
+
+    def place(self, value: float) -> float:
+        scale = np.log2 if self.log else np.asarray
+        lowest = 1e-9 if self.log else -np.inf
+        index = np.interp(scale(max(value, lowest)), scale(self.edges), np.arange(len(self.edges)))
+        return float(self.start + self.length * (index - self.first) / (self.last + 1 - self.first))
+
+    def holds(self, value: float) -> bool:
+        return bool(self.edges[self.first] <= value <= self.edges[self.last + 1])
+
+
+def number(value: float) -> str:
+    """A number for people: 1,234."""
+    return f"{value:,.0f}"
+
+
+def share(part: float, whole: float) -> str:
+    """A percentage: 12.3%, with the smallest ones as <0.1%."""
+    if not whole:
+        return "–"
+    value = 100 * part / whole
+    return "<0.1%" if 0 < value < 0.05 else f"{value:.1f}%"
+
+
+def bar(parts: Sequence[Part], whole: int) -> Markup:
+    """A horizontal bar as wide as its place: the parts side by side, `whole` the full width."""
+    rects, at = Markup(), 0.0
+    for part in parts:
+        wide = 1000 * part.number / max(1, whole)
+        rects += Markup('<rect class="{}" x="{:.2f}" width="{:.2f}" height="10"><title>{}</title></rect>').format(
+            part.kind, at, wide, part.title
+        )
+        at += wide
+    label = ", ".join(part.title for part in parts if part.number)
+    return Markup(
+        '<svg class="bar" viewBox="0 0 1000 10" preserveAspectRatio="none" role="img" aria-label="{}">{}</svg>'
+    ).format(label, rects)
+
+
+def histogram(
+    counts: Histogram,
+    label: str,
+    value: Callable[[float], str],
+    ticks: Sequence[float] | None = None,
+    marks: Sequence[tuple[float, str]] = (),
+) -> Markup:
+    """Stacked columns, kept below and other above; `value` writes a value, `marks` are labelled vertical lines."""
+    both = counts.kept + counts.other
+    axis = axis_over(counts, [at for at, _ in marks], LEFT, WIDTH - LEFT - RIGHT)
+    top = float(both.max())
+    shown = ticks if ticks is not None else nice_ticks(axis)
+    body = Markup().join([grid(top), columns(counts, axis, top, value), tick_labels(axis, shown, value)])
+    body += Markup().join(mark(axis, at, text, side) for side, (at, text) in enumerate(marks) if axis.holds(at))
+    return svg(WIDTH, HEIGHT, label, body)
+
+
+def axis_over(counts: Histogram, also: Sequence[float], start: float, length: float) -> Axis:
+    """An axis over the bins that hold something, the values `also` among them."""
+    filled = np.flatnonzero(counts.kept + counts.other)
+    wanted = [int(np.searchsorted(counts.edges, at)) for at in also]
+    bins = len(counts.edges) - 1
+    first, last = min([filled[0], *wanted]) - 1, max([filled[-1], *wanted]) + 1
+    return Axis(counts.edges, counts.log, max(0, int(first)), min(bins - 1, int(last)), start, length)
+
+
+def columns(counts: Histogram, axis: Axis, top: float, value: Callable[[float], str]) -> Markup:
+    step = axis.length / (axis.last + 1 - axis.first)
+    high = (HEIGHT - TOP - BOTTOM) / top
+    drawn = []
+    for index in range(axis.first, axis.last + 1):
+        kept, other = int(counts.kept[index]), int(counts.other[index])
+        if not kept + other:
+            continue
+        text = f"{bin_name(counts, index, value)}: {number(kept)} kept" + (f", {number(other)} not" if other else "")
+        x, base = axis.start + step * (index - axis.first), HEIGHT - BOTTOM
+        stack = (("kept", kept, base - kept * high), ("other", other, base - (kept + other) * high))
+        rects = Markup().join(
+            Markup('<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>').format(
+                kind, x + 0.5, y, max(0.8, step - 1), count * high
+            )
+            for kind, count, y in stack
+            if count
+        )
+        drawn.append(Markup("<g><title>{}</title>{}</g>").format(text, rects))
+    return Markup().join(drawn)
+
+
+def bin_name(counts: Histogram, index: int, value: Callable[[float], str]) -> str:
+    """What a bin holds, as 256–304 or, for whole numbers, as 7."""
+    low, high = counts.edges[index], counts.edges[index + 1]
+    if index == len(counts.edges) - 2:
+        return f"{value(low)} and more"
+    if index == 0 and counts.log:
+        return f"up to {value(high)}"
+    return value(low) if high - low == 1 and not counts.log else f"{value(low)} to {value(high)}"
+
+
+def grid(top: float) -> Markup:
+    """Faint lines with their counts at the left."""
+    lines = [at for at in nice_numbers(0, top, 4) if at > 0]
+    high = (HEIGHT - TOP - BOTTOM) / top
+    drawn = [
+        Markup('<line class="grid" x1="{0}" x2="{1}" y1="{2:.1f}" y2="{2:.1f}"/>').format(
+            LEFT, WIDTH - RIGHT, HEIGHT - BOTTOM - at * high
+        )
+        + text_at(LEFT - 5, HEIGHT - BOTTOM - at * high + 3.5, short(at), "end")
+        for at in lines
+        if at == int(at)
+    ]
+    return Markup().join(drawn)
+
+
+def short(value: float) -> str:
+    """A count for an axis: 500, 20k, 1.5M."""
+    for size, unit in ((1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"
+
+
+def nice_numbers(low: float, high: float, most: int) -> list[float]:
+    """Round numbers between two values, at most `most` or so."""
+    rough = max((high - low) / most, 1e-9)
+    base = 10.0 ** np.floor(np.log10(rough))
+    step = next(base * factor for factor in (1, 2, 5, 10) if base * factor >= rough)
+    return [float(step * place) for place in range(int(np.ceil(low / step)), int(high // step) + 1)]
+
+
+def nice_ticks(axis: Axis) -> list[float]:
+    low, high = float(axis.edges[axis.first]), float(axis.edges[axis.last + 1])
+    if not axis.log:
+        return nice_numbers(low, high, SHOWN_TICKS - 1)
+    octaves = np.arange(np.ceil(np.log2(low)), np.floor(np.log2(high)) + 1)
+    return [float(2**octave) for octave in octaves[:: -(-len(octaves) // SHOWN_TICKS)]]
+
+
+def tick_labels(axis: Axis, ticks: Sequence[float], value: Callable[[float], str]) -> Markup:
+    base = Markup('<line class="axis" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/>').format(
+        LEFT, WIDTH - RIGHT, HEIGHT - BOTTOM
+    )
+    return base + Markup().join(
+        text_at(axis.place(at), HEIGHT - 8, value(at), "middle") for at in ticks if axis.holds(at)
+    )
+
+
+def mark(axis: Axis, at: float, text: str, side: int) -> Markup:
+    """A limit: a thin line, its label on the left for the first and on the right for others."""
+    x = axis.place(at)
+    line = Markup('<line class="mark" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>').format(x, 12, HEIGHT - BOTTOM)
+    left = side == 0 and x > LEFT + 7 * len(text)
+    return line + text_at(x - 4 if left else x + 4, 17, text, "end" if left else "start", "limit")
+
+
+def text_at(x: float, y: float, text: str, anchor: str, kind: str = "tick") -> Markup:
+    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(kind, x, y, anchor, text)
+
+
+def svg(width: float, height: float, label: str, body: Markup) -> Markup:
+    return Markup('<svg class="chart" viewBox="0 0 {:g} {:g}" role="img" aria-label="{}">{}</svg>').format(
+        width, height, escape(label), body
+    )
+
+
+def size_map(counts: Numbers, edges: Numbers, label: str, min_side: float | None, max_ratio: float | None) -> Markup:
+    """Original widths (across) and heights (up) as a map on two logarithmic axes, with what the rules let through."""
+    first, last = map_range(counts)
+    across = Axis(edges, True, first, last, LEFT, MAP - LEFT - RIGHT)
+    up = Axis(edges, True, first, last, MAP - BOTTOM - 8, -(MAP - BOTTOM - 8 - RIGHT))
+    body = cells(counts, across, up) + map_labels(across, up)
+    if min_side and max_ratio and edges[first] < min_side < edges[last + 1]:
+        body += allowed(across, up, min_side, max_ratio)
+    return svg(MAP, MAP, label, body)
+
+
+def map_range(counts: Numbers) -> tuple[int, int]:
+    """The bins to show: the same on both axes, whole octaves."""
+    filled = np.flatnonzero(counts.sum(0) + counts.sum(1))
+    first, last = int(filled[0]) // 4 * 4, int(filled[-1]) // 4 * 4 + 3
+    return first, min(last, len(counts) - 1)
+
+
+def cells(counts: Numbers, across: Axis, up: Axis) -> Markup:
+    step = across.length / (across.last + 1 - across.first)
+    most, edges = counts.max(), across.edges
+    drawn = [
+        Markup(
+            '<rect class="cell" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" fill-opacity="{:.2f}">'
+            "<title>{}</title></rect>"
+        ).format(
+            across.place(edges[x]) + 0.5,
+            up.place(edges[y + 1]) + 0.5,
+            step - 1,
+            -up.length / (up.last + 1 - up.first) - 1,
+            0.12 + 0.88 * np.sqrt(counts[x, y] / most),
+            f"{edges[x]:.0f}–{edges[x + 1]:.0f} × {edges[y]:.0f}–{edges[y + 1]:.0f}: {number(counts[x, y])}",
+        )
+        for x, y in np.argwhere(counts)
+    ]
+    return Markup().join(drawn)
+
+
+def map_labels(across: Axis, up: Axis) -> Markup:
+    ticks = nice_ticks(across)
+    base = up.place(up.edges[up.first])
+    texts = [text_at(across.place(at), base + 16, f"{at:.0f}", "middle") for at in ticks]
+    texts += [text_at(LEFT - 5, up.place(at) + 3.5, f"{at:.0f}", "end") for at in ticks]
+    names = [text_at(MAP - RIGHT, base - 6, "width, pixels", "end"), text_at(LEFT + 5, 20, "height, pixels", "start")]
+    return Markup().join([*texts, *names])
+
+
+def allowed(across: Axis, up: Axis, side: float, ratio: float) -> Markup:
+    """The outline of what is neither too small nor too wide nor too tall."""
+    end = float(across.edges[across.last + 1])
+    near, far = min(side * ratio, end), max(end / ratio, side)
+    points = [(side, near), (side, side), (near, side), (end, far), (end, end), (far, end)]
+    path = " ".join(f"{across.place(x):.1f},{up.place(y):.1f}" for x, y in points)
+    return Markup('<polygon class="allowed" points="{}"/>').format(path)
