@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from time import time
 from typing import NamedTuple
 
@@ -69,16 +70,63 @@ class FirstOfEach:
 class Progress:
     """What a shard has come to so far, as a small local file that `gesso status` reads until the marker is there."""
 
-    def __init__(self, output: str, index: int) -> None:
+    def __init__(self, output: str, index: int, counts: Counter[str]) -> None:
         self._path = files.join(output, progress_name(index))
-        self.counts: Counter[str] = Counter()
+        self._counts = counts
 
     def note(self) -> None:
         if files.is_local(self._path):
-            files.write_json(self._path, dict(self.counts))
+            files.write_json(self._path, dict(self._counts))
 
     def done(self) -> None:
         files.remove(self._path)
+
+
+class Slots:
+    """So many links may be in flight. They come back in handfuls: to wake the loop for each costs much of a request."""
+
+    def __init__(self, count: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._free = asyncio.Semaphore(count)
+        self._loop = loop
+        self._handful = max(1, count // 16)
+        self._back = 0
+        self._lock = threading.Lock()
+
+    async def take(self) -> None:
+        await self._free.acquire()
+
+    def give_back(self) -> None:
+        """From any thread."""
+        with self._lock:
+            self._back += 1
+            if self._back < self._handful:
+                return
+            back, self._back = self._back, 0
+        self._loop.call_soon_threadsafe(self._release, back)
+
+    def _release(self, back: int) -> None:
+        for _ in range(back):
+            self._free.release()
+
+
+class Leave:
+    """Leave to hold a large body, asked for once at most and given back at the end."""
+
+    def __init__(self, gate: asyncio.Semaphore) -> None:
+        self._gate = gate
+        self.held = False
+
+    async def ask(self) -> None:
+        if not self.held:
+            await self._gate.acquire()
+            self.held = True
+
+    async def __aenter__(self) -> "Leave":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self.held:
+            self._gate.release()
 
 
 class GessoEngine:
@@ -88,9 +136,9 @@ class GessoEngine:
         self._settings = settings
         cv2.setNumThreads(1)  # a picture a thread: OpenCV's own threads would only get in the way
         self._decoders = ThreadPoolExecutor(settings.decode_threads, "decode")
-        self._slots = asyncio.Semaphore(settings.concurrency)
         self._large = asyncio.Semaphore(LARGE_BODIES)
         self._loop = asyncio.new_event_loop()
+        self._slots = Slots(settings.concurrency, self._loop)
         self._loop.set_default_executor(ThreadPoolExecutor(WAITING_THREADS, "wait"))
         threading.Thread(target=self._loop.run_forever, name="fetch", daemon=True).start()
         weakref.finalize(self, self._loop.call_soon_threadsafe, self._loop.stop)
@@ -102,9 +150,10 @@ class GessoEngine:
     async def _collect(self, output: str, index: int, extra: tuple[pa.Field, ...]) -> shards.Row:
         plan = files.join(output, plan_name(index))
         started, total = time(), await asyncio.to_thread(count_rows, plan)
-        progress, spool = Progress(output, index), Spool(total)
+        spool = Spool(total)
+        progress = Progress(output, index, spool.counts)
         writing = asyncio.to_thread(shards.write_shard, output, index, read_plan(plan), spool.take, extra)
-        fetching = self._fetch_all(links(read_plan(plan)), spool, progress.counts)
+        fetching = self._fetch_all(links(read_plan(plan)), spool)
         try:
             async with beating(progress):
                 written, counts = await both(fetching, writing, spool)
@@ -114,37 +163,39 @@ class GessoEngine:
         progress.done()
         return marker
 
-    async def _fetch_all(self, planned: Iterator[Link], spool: Spool, counts: Counter[str]) -> None:
+    async def _fetch_all(self, planned: Iterator[Link], spool: Spool) -> None:
         samples = FirstOfEach(shards.KEPT_SAMPLES)
         async with open_session(self._settings.limits) as session, asyncio.TaskGroup() as group:
             for link in planned:
-                await self._slots.acquire()
-                group.create_task(self._one(session, link, spool, samples, counts))
+                await self._slots.take()
+                group.create_task(self._one(session, link, spool, samples))
 
-    async def _one(
-        self, session: ClientSession, link: Link, spool: Spool, samples: FirstOfEach, counts: Counter[str]
-    ) -> None:
+    async def _one(self, session: ClientSession, link: Link, spool: Spool, samples: FirstOfEach) -> None:
+        """Fetches a link and leaves its body to a decoding thread, which gives the slot back."""
+        decoding: Future[None] | None = None
         try:
-            async with leave(self._large) as admit:
-                try:
-                    body = await fetch(session, link.url, self._settings.limits, admit)
-                except Rejected as rejection:
-                    fields = failure(rejection)
-                    spool.put(link.position, Outcome(fields))
-                else:
-                    fields = await self._loop.run_in_executor(
-                        self._decoders, examine_into, spool, link.position, body, self._settings.rules, samples
-                    )
-            counts[fields["reason"] or SUCCESS] += 1
+            async with Leave(self._large) as leave:
+                body = await fetch(session, link.url, self._settings.limits, leave.ask)
+                decoding = self._decoders.submit(examine_into, spool, link, body, self._settings.rules, samples)
+                decoding.add_done_callback(partial(self._decoded, spool))
+                if leave.held:
+                    await asyncio.wrap_future(decoding)
+        except Rejected as rejection:
+            spool.put(link.position, Outcome(failure(rejection)))
         finally:
-            self._slots.release()
+            if decoding is None:
+                self._slots.give_back()
+
+    def _decoded(self, spool: Spool, decoding: "Future[None]") -> None:
+        self._slots.give_back()
+        error = decoding.exception()
+        if error:
+            spool.fail(error)
 
 
-def examine_into(spool: Spool, position: int, body: bytes, rules: ImageRules, samples: FirstOfEach) -> shards.Row:
-    """Examines a body on a decoding thread and puts the outcome into the spool; returns its fields."""
-    outcome = examine(body, rules, lambda reason: samples.wants(reason, position))
-    spool.put(position, outcome)
-    return outcome.fields
+def examine_into(spool: Spool, link: Link, body: bytes, rules: ImageRules, samples: FirstOfEach) -> None:
+    """Examines a body on a decoding thread and puts the outcome into the spool."""
+    spool.put(link.position, examine(body, rules, lambda reason: samples.wants(reason, link.position)))
 
 
 def examine(body: bytes, rules: ImageRules, wants: Callable[[str], bool]) -> Outcome:
@@ -198,24 +249,6 @@ async def both(fetching: Awaitable[None], writing: Awaitable[Written], spool: Sp
         await asyncio.wait({fetch_task, write_task})
         raise error
     return write_task.result()
-
-
-@asynccontextmanager
-async def leave(gate: asyncio.Semaphore) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Gives a function that passes the gate once at most; what passed is given back at the end."""
-    held = False
-
-    async def admit() -> None:
-        nonlocal held
-        if not held:
-            await gate.acquire()
-            held = True
-
-    try:
-        yield admit
-    finally:
-        if held:
-            gate.release()
 
 
 @asynccontextmanager

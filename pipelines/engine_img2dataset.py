@@ -65,12 +65,12 @@ def collect(output: str, index: int, extra: tuple[pa.Field, ...], settings: Engi
     """One planned shard → its commit marker."""
     plan = files.join(output, plan_name(index))
     started, total = time(), count_rows(plan)
-    progress = Progress(output, index)
     with (
         closing(Spool(total)) as spool,
         TemporaryDirectory(prefix="gesso-") as folder,
         ThreadPoolExecutor(1) as filler,
     ):
+        progress = Progress(output, index, spool.counts)
         planned = write_links(plan, Path(folder, LINKS))
         with running(folder, total, settings) as process:
             filling = filler.submit(fill, process, planned, spool, progress)
@@ -119,11 +119,10 @@ def fill(process: "subprocess.Popen[bytes]", planned: int, spool: Spool, progres
         for position, found, body in results(pipe):
             outcome = judge(found, body)
             spool.put(position, outcome)
-            progress.counts[outcome.fields["reason"] or SUCCESS] += 1
             if monotonic() - noted > BEAT:
                 noted = monotonic()
                 progress.note()
-    done = progress.counts.total()
+    done = spool.counts.total()
     if process.wait() or done < planned:
         raise RuntimeError(f"img2dataset ended with exit code {process.returncode} after {done} of {planned} links")
 

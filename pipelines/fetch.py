@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from email.utils import parsedate_to_datetime
 from functools import partial
 from time import time
-from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -118,7 +117,7 @@ async def fetch_once(
 
 def check_scheme(url: str) -> None:
     """Raises ValueError unless the link is http or https: aiohttp takes ws:// and trips over //host."""
-    if urlsplit(url).scheme not in ("http", "https"):
+    if not url.lower().startswith(("http://", "https://")):
         raise ValueError(f"no http or https link: {url[:200]!r}")
 
 

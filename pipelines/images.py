@@ -32,6 +32,7 @@ HARMLESS = re.compile("extraneous bytes before marker 0x(?!d[0-7])")
 # How much larger than needed a JPEG leaves its scaled DCT: against a whole decode, 40 photographs shrunk to 384 come to
 # a PSNR of at least 37.7 dB with 1.25 and 33.2 with 1, in 54% and 50% of the time.
 DCT_MARGIN = 1.25
+HASHED_ROWS = 128  # of a picture, about: the perceptual hash sees cells of 1/32
 START_OF_SCAN = b"\xff\xda"
 MAX_SCANS = 500  # of a progressive JPEG, as in libjpeg-turbo's own fuzzers: a scan of 75 bytes costs 29 ms at 49 MP
 
@@ -156,9 +157,10 @@ def perceptual_hash(pixels: Pixels) -> str:
 
     Distances between two hashes count differing bits; resizing and recompression move few, cropping many.
     """
-    small = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
+    rows = pixels[:: max(1, len(pixels) // HASHED_ROWS)]
+    small = cv2.resize(cv2.cvtColor(rows, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
     low = cv2.dct(small.astype(np.float32))[:8, :8].ravel()
-    return np.packbits(low > np.median(low[1:])).tobytes().hex()
+    return np.packbits(low > np.sort(low[1:])[31]).tobytes().hex()
 
 
 def thumbnail(body: bytes, header: Header, side: int) -> bytes:

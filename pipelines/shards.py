@@ -36,6 +36,7 @@ from pipelines.schemas import ROW_FIELDS, row_schema
 
 Row = dict[str, Any]
 
+LOOK = 0.1  # seconds between two looks of the one who takes: to be woken for each position costs more than to write it
 KEPT_SAMPLES = 8  # rejected pictures a shard and reason keeps to show
 BLOCK = tarfile.BLOCKSIZE
 END_OF_TAR = b"\0" * (2 * BLOCK)
@@ -52,38 +53,39 @@ class Outcome(NamedTuple):
 class Spool:
     """Outcomes come in any order and go out by position; they wait in a file that has no name, not in memory.
 
-    `put` may be called from any thread; `take`, on one, blocks until its position is there or `fail` was told why not.
+    `put` may be called from any thread; `take` blocks until its position is there, or raises what `fail` was told.
     """
 
     def __init__(self, count: int) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the spool
         self._offsets = array("q", [-1]) * count
+        self._sizes = array("q", [0]) * (2 * count)  # of a position's fields, of its body
         self._end = 0
         self._arrived = threading.Condition()
-        self._awaited = -1
         self._error: BaseException | None = None
+        self.counts: Counter[str] = Counter()  # of the reasons so far
 
     def put(self, position: int, outcome: Outcome) -> None:
         head = json.dumps(outcome.fields).encode()
-        record = len(head).to_bytes(4, "big") + len(outcome.body).to_bytes(4, "big") + head + outcome.body
+        record = head + outcome.body
         with self._arrived:
-            self._offsets[position], self._end = self._end, self._end + len(record)
-            written = os.pwrite(self._file.fileno(), record, self._offsets[position])
-            if written != len(record):
-                raise OSError(f"no room for {len(record)} bytes in {tempfile.gettempdir()}")
-            if position == self._awaited:
-                self._arrived.notify()
+            offset, self._end = self._end, self._end + len(record)
+            self._sizes[2 * position], self._sizes[2 * position + 1] = len(head), len(outcome.body)
+        written = os.pwrite(self._file.fileno(), record, offset)
+        if written != len(record):
+            raise OSError(f"no room for {len(record)} bytes in {tempfile.gettempdir()}")
+        with self._arrived:
+            self._offsets[position] = offset
+            self.counts[outcome.fields["reason"] or SUCCESS] += 1
 
     def take(self, position: int) -> Outcome:
         with self._arrived:
-            self._awaited = position
-            self._arrived.wait_for(lambda: self._error or self._offsets[position] >= 0)
+            while self._offsets[position] < 0 and not self._error:
+                self._arrived.wait(LOOK)
             if self._error:
                 raise self._error
-        offset, file = self._offsets[position], self._file.fileno()
-        lengths = os.pread(file, 8, offset)
-        head, body = int.from_bytes(lengths[:4], "big"), int.from_bytes(lengths[4:], "big")
-        record = os.pread(file, head + body, offset + 8)
+        head, body = self._sizes[2 * position : 2 * position + 2]
+        record = os.pread(self._file.fileno(), head + body, self._offsets[position])
         return Outcome(json.loads(record[:head]), record[head:])
 
     def fail(self, error: BaseException) -> None:

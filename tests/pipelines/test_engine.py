@@ -3,6 +3,8 @@
 import asyncio
 import hashlib
 import json
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines import plan
-from pipelines.engine import FirstOfEach, GessoEngine, leave
+from pipelines.engine import FirstOfEach, GessoEngine, Leave, Slots
 from pipelines.records import link_identity, uid
 from pipelines.schemas import plan_schema
 from pipelines.settings import EngineSettings, FetchLimits, ImageRules
@@ -150,11 +152,41 @@ def test_the_first_of_a_reason_are_always_among_the_wanted(order: list[int], mos
 def test_leave_is_taken_once_and_given_back() -> None:
     async def run() -> list[bool]:
         gate, seen = asyncio.Semaphore(1), []
-        async with leave(gate) as admit:
+        async with Leave(gate) as leave:
             seen.append(gate.locked())
-            await admit()
-            await admit()
+            await leave.ask()
+            await leave.ask()
             seen.append(gate.locked())
         return [*seen, gate.locked()]
 
     assert asyncio.run(run()) == [False, True, False]
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 100])
+def test_slots_come_back_as_long_as_links_end(count: int) -> None:
+    """So many links in flight and never more; handfuls that are kept back never stop the taking."""
+
+    async def run() -> int:
+        slots, most = Slots(count, asyncio.get_running_loop()), 0
+        in_flight: deque[None] = deque()
+        with ThreadPoolExecutor(1) as thread:
+            for _ in range(5 * count):
+                await slots.take()
+                in_flight.append(None)
+                most = max(most, len(in_flight))
+                thread.submit(lambda: (in_flight.popleft(), slots.give_back()))
+        return most
+
+    assert asyncio.run(asyncio.wait_for(run(), 60)) <= count
+
+
+def test_a_decoder_that_fails_ends_the_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bug(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("pipelines.images.read_header", bug)
+    with serve({"/a.jpg": picture(0), "/b.jpg": servers.stall}) as web:
+        write_plan(tmp_path, [web.url("/a.jpg"), web.url("/b.jpg")])
+        with pytest.raises(ZeroDivisionError, match="a bug"):
+            collect(tmp_path)
+    assert list(tmp_path.glob("0*")) == []

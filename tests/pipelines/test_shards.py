@@ -71,10 +71,11 @@ class TestSpool:
         spool, taken = Spool(2), []
         thread = threading.Thread(target=lambda: taken.extend(spool.take(position) for position in (0, 1)))
         thread.start()
-        spool.put(1, Outcome({"n": 1}))
-        spool.put(0, Outcome({"n": 0}))
+        spool.put(1, Outcome({"reason": None, "n": 1}))
+        spool.put(0, Outcome({"reason": "timeout", "n": 0}))
         thread.join()
         assert [outcome.fields["n"] for outcome in taken] == [0, 1]
+        assert spool.counts == Counter(success=1, timeout=1)
 
     def test_fail_reaches_the_one_who_waits(self) -> None:
         spool, raised = Spool(1), []
