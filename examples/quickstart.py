@@ -87,10 +87,17 @@ class Web(BaseHTTPRequestHandler):
         """A request is no news."""
 
 
+class Server(ThreadingHTTPServer):
+    """Takes as many connections at once as the job opens."""
+
+    request_queue_size = 256
+    daemon_threads = True
+
+
 @contextmanager
 def serving() -> Iterator[int]:
     """The port of the small web, on loopback, while the body runs."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Web) as server:
+    with Server(("127.0.0.1", 0), Web) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_port
         server.shutdown()
@@ -142,7 +149,7 @@ def main() -> None:
         pq.write_table(pa.table(dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))), table)
         print(f"{len(rows)} links to a small web on 127.0.0.1:{port}, good ones and faulty ones: {table}")
         collect = ("collect", "--input", str(table), "--output", str(shards), "--extra_columns", "licence,source")
-        gesso(*collect, "--shard_size", "200", "--deadline", str(DEADLINE), "--retries", "1")
+        gesso(*collect, "--shard_size", "200", "--deadline", str(DEADLINE), "--concurrency", "32")
     gesso("verify", str(shards))
     gesso("report", str(shards))
     print(f"\nLook at {shards / 'report.html'} in a browser, and at the shards beside it.")
