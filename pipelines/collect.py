@@ -96,9 +96,9 @@ def main(argv: Sequence[str]) -> int:
 
 def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
     """The job, its input looked into, and the flags that are Beam's."""
+    given, beam_flags = build_parser().parse_known_args(argv)
     from pipelines import sources
 
-    given, beam_flags = build_parser().parse_known_args(argv)
     check_beam_flags(beam_flags)
     if given.engine == "img2dataset":
         from pipelines import engine_img2dataset

@@ -49,6 +49,11 @@ def plan_record(record: Json, planned: Counter[str], rows: Counter[str], shards:
     }
 
 
+def plan_of_foreign(markers: dict[int, Json]) -> Json:
+    """The part of a plan that img2dataset's own shards imply: all that there is was to be fetched."""
+    return {"links": sum(marker["count"] for marker in markers.values()), "shards": len(markers)}
+
+
 def sizes(output: str) -> dict[str, int]:
     """Bytes of every file by its name below `output`, but for the plan's."""
     found = [item for pattern in ("*", "rejected/*") for item in files.find(files.join(output, pattern))]

@@ -56,9 +56,10 @@ class Look:
 
     def snapshot(self) -> Snapshot:
         self._plan = self._plan or dataset.read_plan(self._output)
-        if self._plan is None:
-            return Snapshot(None, 0, 0, Counter(), None, None)
         self._markers |= dataset.committed(self._output, frozenset(self._markers))
+        if self._plan is None and not self._markers:
+            return Snapshot(None, 0, 0, Counter(), None, None)
+        plan = self._plan or dataset.plan_of_foreign(self._markers)
         reasons = Counter[str]()
         for marker in self._markers.values():
             reasons.update({reason: count for reason, count in marker["status_dict"].items() if is_fetched(reason)})
@@ -66,7 +67,7 @@ class Look:
             reasons.update(note)
         times = [(marker["start_time"], marker["end_time"]) for marker in self._markers.values()]
         since, until = min((t[0] for t in times), default=None), max((t[1] for t in times), default=None)
-        return Snapshot(self._plan["links"], self._plan["shards"], len(self._markers), reasons, since, until)
+        return Snapshot(plan["links"], plan["shards"], len(self._markers), reasons, since, until)
 
 
 def seconds(value: float) -> str:
@@ -124,6 +125,13 @@ def _show(look: Look, stop: threading.Event, pause: float) -> None:
                 print(text, file=sys.stderr, flush=True)
 
 
+def state(output: str) -> str:
+    """Whether the collection is through, as far as its directory tells."""
+    if dataset.read_plan(output) is None:
+        return "without a plan: as img2dataset writes it by itself, or before the plan is whole"
+    return "finished" if files.exists(files.join(output, layout.MANIFEST)) else "not finished"
+
+
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("directory", help="what `gesso collect` was given as --output")
 
@@ -141,5 +149,5 @@ def main(argv: Sequence[str]) -> int:
         ended = time() if now.shards_done < now.shards else now.until or time()
         rate = now.done / max(ended - now.since, 1e-3)
     print(line(now, rate))
-    print("finished" if files.exists(files.join(output, layout.MANIFEST)) else "not finished")
+    print(state(output))
     return 0

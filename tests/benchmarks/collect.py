@@ -97,11 +97,11 @@ def nginx(folder: Path, port: int) -> Iterator[None]:
         server.wait()
 
 
-def command(tool: str, folder: Path, output: Path) -> list[str]:
+def command(tool: str, folder: Path, output: Path, shard: int) -> list[str]:
     binary, cores = str(Path(sys.executable).parent / tool), str(os.cpu_count())
     table = str(folder / "links.parquet")
     if tool == "gesso":
-        return [binary, "collect", "--input", table, "--output", str(output), "--shard_size", str(SHARD)]
+        return [binary, "collect", "--input", table, "--output", str(output), "--shard_size", str(shard)]
     flags = {
         "url_list": table,
         "input_format": "parquet",
@@ -115,17 +115,17 @@ def command(tool: str, folder: Path, output: Path) -> list[str]:
         "resize_mode": "keep_ratio",
         "resize_only_if_bigger": "True",
         "encode_quality": "95",
-        "number_sample_per_shard": str(SHARD),
+        "number_sample_per_shard": str(shard),
         "enable_wandb": "False",
     }
     return [binary, *(f"--{name}={value}" for name, value in flags.items())]
 
 
-def measure(tool: str, folder: Path) -> Run:
+def measure(tool: str, folder: Path, shard: int = SHARD) -> Run:
     output = folder / "out"
     begun = perf_counter()
     with (folder / f"{tool}.log").open("wb") as log:
-        process = subprocess.Popen(command(tool, folder, output), stdout=log, stderr=log)
+        process = subprocess.Popen(command(tool, folder, output, shard), stdout=log, stderr=log)
         _, status, usage = os.wait4(process.pid, 0)
     seconds = perf_counter() - begun
     if status:

@@ -45,6 +45,17 @@ def test_line() -> None:
     )
 
 
+def test_img2datasets_own_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    statistics = {"count": 9, "status_dict": {"success": 6, "HTTP Error 404: Not Found": 3}}
+    marker = {**statistics, "start_time": 1.0, "end_time": 4.0}
+    (tmp_path / "00000_stats.json").write_text(json.dumps(marker))
+    assert cli.main(["status", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == (
+        "9 of 9 links (100.0%) · 6 kept · shard 1 of 1 · 3 links/s · 0 s left · HTTP Error 404: Not Found 3\n"
+        "without a plan: as img2dataset writes it by itself, or before the plan is whole\n"
+    )
+
+
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = write_dataset(tmp_path / "raw", 2, 20)
     assert cli.main(["status", output]) == 0
