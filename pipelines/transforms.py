@@ -42,7 +42,7 @@ class PlanConfig:
 
 
 def count(counts: Counts) -> None:
-    """Adds to Beam's counters of the same names."""
+    """Adds to Beam's counters of the same names; each name is counted on one step alone."""
     for name, number in counts.items():
         Metrics.counter(NAMESPACE, name).inc(number)
 
@@ -69,7 +69,7 @@ class JudgeRows(beam.DoFn):
             counts[records.ROWS_READ] += rows.num_rows + rejected.total()
             if rows.num_rows:
                 yield plan.pack(pairs)
-        count(counts)
+        count({name: number for name, number in counts.items() if name != records.PLANNED})
         yield TaggedOutput(COUNTS, counts)
 
 
@@ -110,7 +110,7 @@ def split_packed(packed: bytes, extra: tuple[pa.Field, ...], shards: int) -> Ite
 
 def write_plan_json(planned: Counts, rows: Counts, number: int, config: PlanConfig) -> int:
     """Commits the plan; gives the number of shards."""
-    count(planned)
+    count({name: planned.get(name, 0) for name in (records.PLANNED, *records.REPEATS)})
     files.write_json(
         files.join(config.output, layout.PLAN),
         dataset.plan_record(config.record, Counter(planned), Counter(rows), number),
