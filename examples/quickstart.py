@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 PICTURES = HERE / "pictures"
 OUTPUT = HERE.parent / "quickstart"
 TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp", "gif": "image/gif"}
-DEADLINE = 5  # seconds; the slow server never answers
+DEADLINE = 8  # seconds; the slow server never answers
 BOILERPLATE = (
     "IMG_2041.JPG",
     "Photographed on 3 May 2014",
