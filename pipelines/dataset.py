@@ -92,7 +92,9 @@ def read_note(path: str) -> Counter[str] | None:
 def clear_unfinished_plan(output: str) -> None:
     """Makes room for a plan; raises UserError where the directory holds something else than an unfinished one."""
     for name in sizes(output):
-        if not name.startswith("."):
+        if LEFT_BEHIND.search(name):
+            files.remove(files.join(output, name))
+        elif not name.startswith("."):
             raise UserError(f"{output} already holds {name}, which is no plan of gesso's: give another --output")
     for item in files.find(files.join(output, "plan", "*")):
         files.remove(item.path)

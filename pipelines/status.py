@@ -132,14 +132,10 @@ def state(output: str) -> str:
     return "finished" if files.exists(files.join(output, layout.MANIFEST)) else "not finished"
 
 
-def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("directory", help="what `gesso collect` was given as --output")
-
-
 def main(argv: Sequence[str]) -> int:
     """`gesso status DIR`."""
     parser = ArgumentParser("gesso status", description="How far a collection is, from what stands in its directory.")
-    add_arguments(parser)
+    parser.add_argument("directory", help="what `gesso collect` was given as --output")
     output = parser.parse_args(argv).directory
     if not files.find(files.join(output, "*")):
         raise UserError(f"{output} holds no collection: give the --output of a `gesso collect`")
