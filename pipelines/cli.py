@@ -15,6 +15,12 @@ COMMANDS = {
     "status": ("pipelines.status", "how far a collection is"),
     "verify": ("pipelines.verify", "check every file of a dataset against its manifest"),
     "report": ("pipelines.report", "what a dataset holds, as a page"),
+    "train detector": ("dedup.learn", "pictures → a near-duplicate detector"),
+    "embed": ("pipelines.embed", "shards or pictures → contrastive embeddings"),
+    "match": ("pipelines.match", "for every reference picture its nearest training pictures, exactly"),
+    "review": ("dedup.review", "the page on which a person chooses the threshold"),
+    "repeats": ("pipelines.repeats", "repeats within a dataset, as drop lists"),
+    "export": ("pipelines.export", "shards less drop lists → clean, shuffled shards and a validation set"),
 }
 USAGE = """\
 usage: gesso COMMAND …
@@ -35,10 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not given or given[0] in ("-h", "--help"):
         print(usage())
         return 0 if given else 2
-    if given[0] not in COMMANDS:
-        return complain(f"unknown command {given[0]!r}: `gesso --help` lists them")
+    words = 2 if " ".join(given[:2]) in COMMANDS else 1
+    name = " ".join(given[:words])
+    if name not in COMMANDS:
+        return complain(f"unknown command {name!r}: `gesso --help` lists them")
     try:
-        return int(import_module(COMMANDS[given[0]][0]).main(given[1:]))
+        return int(import_module(COMMANDS[name][0]).main(given[words:]))
     except UserError as error:
         return complain(FROM_WORKER.sub(r"\1", str(error)))
     except RuntimeError as error:
@@ -53,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def usage() -> str:
-    lines = "\n".join(f"  {name:10}{text}" for name, (_, text) in COMMANDS.items())
+    lines = "\n".join(f"  {name:16}{text}" for name, (_, text) in COMMANDS.items())
     return USAGE.format(commands=lines)
 
 

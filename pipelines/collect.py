@@ -1,13 +1,13 @@
 """`gesso collect`: tables of links → committed webdataset shards, one Beam pipeline for every runner."""
 
-from argparse import SUPPRESS, ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pipelines import dataset, files, layout
-from pipelines.errors import UserError
+from pipelines import dataset, files, jobs, layout
+from pipelines.jobs import Formatter
 from pipelines.settings import (
     CaptionRules,
     EngineSettings,
@@ -77,10 +77,6 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-class Formatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-    """Defaults behind each flag, the description's lines as they are."""
-
-
 def main(argv: Sequence[str]) -> int:
     """`gesso collect`: parses, checks, plans, runs, and prints the funnel."""
     job, beam_flags = parse(argv)
@@ -88,7 +84,8 @@ def main(argv: Sequence[str]) -> int:
     if plan and files.exists(files.join(job.output, layout.MANIFEST)) and not missing(job.output, plan):
         print(f"{job.output} is finished: nothing to do")
     else:
-        run(job, plan, beam_flags)
+        shards = missing(job.output, plan) if plan else None
+        jobs.run(lambda pipeline: build(pipeline, job, shards), beam_flags, watch(job.output))
     print_funnel(files.read_json(files.join(job.output, layout.MANIFEST)))
     print(f"shards in {job.output}; next: gesso verify {job.output}, gesso report {job.output}")
     return 0
@@ -99,7 +96,7 @@ def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
     given, beam_flags = build_parser().parse_known_args(argv)
     from pipelines import sources
 
-    check_beam_flags(beam_flags)
+    jobs.check_beam_flags("collect", beam_flags)
     if given.engine == "img2dataset":
         from pipelines import engine_img2dataset
 
@@ -123,18 +120,6 @@ def choose_columns(given: Namespace) -> "Columns":
     return replace(columns, **{name: value for name, value in chosen.items() if value}, extra=extra)
 
 
-def check_beam_flags(flags: list[str]) -> None:
-    """Raises UserError for a flag that neither gesso nor Beam knows; Beam would drop it with a warning."""
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    parser = ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
-    for options in PipelineOptions.__subclasses__():
-        options._add_argparse_args(parser)
-    _, unknown = parser.parse_known_args(flags)
-    if unknown:
-        raise UserError(f"unknown flag {unknown[0]}: `gesso collect --help` lists gesso's; Beam has none of that name")
-
-
 def begin(job: Job) -> dict[str, Any] | None:
     """The plan of an output that was begun, after a check that it is this job's; None for a fresh one."""
     plan = dataset.read_plan(job.output)
@@ -148,20 +133,6 @@ def begin(job: Job) -> dict[str, Any] | None:
 def missing(output: str, plan: dict[str, Any]) -> list[int]:
     done = dataset.committed(output)
     return [index for index in range(plan["shards"]) if index not in done]
-
-
-def run(job: Job, plan: dict[str, Any] | None, beam_flags: list[str]) -> None:
-    """Runs the pipeline to its end; progress is drawn from the output beside it."""
-    import apache_beam as beam
-    from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
-    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-
-    options = PipelineOptions(beam_flags)
-    local = options.view_as(StandardOptions).runner in (None, "DirectRunner", "FnApiRunner")
-    with watch(job.output):
-        pipeline = beam.Pipeline(runner=FnApiRunner() if local else None, options=options)
-        build(pipeline, job, missing(job.output, plan) if plan else None)
-        pipeline.run().wait_until_finish()
 
 
 def build(pipeline: "beam.Pipeline", job: Job, shards: list[int] | None) -> None:

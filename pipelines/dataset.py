@@ -19,6 +19,7 @@ from pipelines.records import PLANNED, REPEATS, ROWS_READ, SUCCESS
 
 MARKER = re.compile(r"(\d{5,})_stats\.json")
 LEFT_BEHIND = re.compile(r"\.tmp-[0-9a-f]{12}$")
+FOLDERS = ("rejected/*", "img_emb/*", "metadata/*")  # that hold shards' files
 READERS = 16  # small files read at a time
 # The versions that the bytes of a dataset depend on.
 VERSIONED = ("gesso", "apache-beam", "fasttext-predict", "opencv-python-headless", "pillow", "pyarrow", "simplejpeg")
@@ -56,7 +57,7 @@ def plan_of_foreign(markers: dict[int, Json]) -> Json:
 
 def sizes(output: str) -> dict[str, int]:
     """Bytes of every file by its name below `output`, but for the plan's."""
-    found = [item for pattern in ("*", "rejected/*") for item in files.find(files.join(output, pattern))]
+    found = [item for pattern in ("*", *FOLDERS) for item in files.find(files.join(output, pattern))]
     prefix = len(output.rstrip("/")) + 1
     return {item.path[prefix:]: item.size for item in found}
 

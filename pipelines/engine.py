@@ -26,7 +26,8 @@ from pipelines import files, images, shards
 from pipelines.errors import Rejected
 from pipelines.fetch import fetch, open_session
 from pipelines.images import Header
-from pipelines.layout import plan_name, progress_name
+from pipelines.layout import plan_name
+from pipelines.progress import Note
 from pipelines.records import SUCCESS, status_of
 from pipelines.schemas import PLAN_FIELDS
 from pipelines.settings import EngineSettings, ImageRules
@@ -65,21 +66,6 @@ class FirstOfEach:
             insort(first, position)
             del first[self._most :]
             return position in first
-
-
-class Progress:
-    """What a shard has come to so far, as a small local file that `gesso status` reads until the marker is there."""
-
-    def __init__(self, output: str, index: int, counts: Counter[str]) -> None:
-        self._path = files.join(output, progress_name(index))
-        self._counts = counts
-
-    def note(self) -> None:
-        if files.is_local(self._path):
-            files.write_json(self._path, dict(self._counts))
-
-    def done(self) -> None:
-        files.remove(self._path)
 
 
 class Slots:
@@ -151,16 +137,16 @@ class GessoEngine:
         plan = files.join(output, plan_name(index))
         started, total = time(), await asyncio.to_thread(count_rows, plan)
         spool = Spool(total)
-        progress = Progress(output, index, spool.counts)
+        note = Note(output, index, spool.counts)
         writing = asyncio.to_thread(shards.write_shard, output, index, read_plan(plan), spool.take, extra)
         fetching = self._fetch_all(links(read_plan(plan)), spool)
         try:
-            async with beating(progress):
+            async with beating(note):
                 written, counts = await both(fetching, writing, spool)
         finally:
             spool.close()
         marker = await asyncio.to_thread(shards.commit, output, index, written, counts, started, time())
-        progress.done()
+        note.remove()
         return marker
 
     async def _fetch_all(self, planned: Iterator[Link], spool: Spool) -> None:
@@ -252,12 +238,12 @@ async def both(fetching: Awaitable[None], writing: Awaitable[Written], spool: Sp
 
 
 @asynccontextmanager
-async def beating(progress: Progress) -> AsyncIterator[None]:
+async def beating(note: Note) -> AsyncIterator[None]:
     """Notes the progress every second while the body runs."""
 
     async def beat() -> None:
         while True:
-            await asyncio.to_thread(progress.note)
+            await asyncio.to_thread(note.write)
             await asyncio.sleep(BEAT)
 
     task = asyncio.ensure_future(beat())

@@ -26,10 +26,11 @@ from typing import IO, Any
 import pyarrow as pa
 
 from pipelines import files, images, shards
-from pipelines.engine import BEAT, Progress, count_rows, read_plan
+from pipelines.engine import BEAT, count_rows, read_plan
 from pipelines.errors import Rejected, UserError
 from pipelines.foreign import foreign_reason
 from pipelines.layout import plan_name
+from pipelines.progress import Note
 from pipelines.records import FAILED_TO_DOWNLOAD, SUCCESS, status_of
 from pipelines.settings import EngineSettings
 from pipelines.shards import Outcome, Row, Spool
@@ -70,15 +71,15 @@ def collect(output: str, index: int, extra: tuple[pa.Field, ...], settings: Engi
         TemporaryDirectory(prefix="gesso-") as folder,
         ThreadPoolExecutor(1) as filler,
     ):
-        progress = Progress(output, index, spool.counts)
+        note = Note(output, index, spool.counts)
         planned = write_links(plan, Path(folder, LINKS))
         with running(folder, total, settings) as process:
-            filling = filler.submit(fill, process, planned, spool, progress)
+            filling = filler.submit(fill, process, planned, spool, note)
             filling.add_done_callback(partial(pass_failure_on, spool))
             written, counts = shards.write_shard(output, index, read_plan(plan), spool.take, extra)
             filling.result()
     marker = shards.commit(output, index, written, counts, started, time())
-    progress.done()
+    note.remove()
     return marker
 
 
@@ -111,7 +112,7 @@ def running(folder: str, total: int, settings: EngineSettings) -> "Iterator[subp
         process.wait()
 
 
-def fill(process: "subprocess.Popen[bytes]", planned: int, spool: Spool, progress: Progress) -> None:
+def fill(process: "subprocess.Popen[bytes]", planned: int, spool: Spool, note: Note) -> None:
     """Puts the outcomes that the process finds into the spool. Raises RuntimeError where it failed or lost some."""
     assert process.stdout is not None
     noted = 0.0
@@ -121,7 +122,7 @@ def fill(process: "subprocess.Popen[bytes]", planned: int, spool: Spool, progres
             spool.put(position, outcome)
             if monotonic() - noted > BEAT:
                 noted = monotonic()
-                progress.note()
+                note.write()
     done = spool.counts.total()
     if process.wait() or done < planned:
         raise RuntimeError(f"img2dataset ended with exit code {process.returncode} after {done} of {planned} links")

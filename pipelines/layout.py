@@ -26,3 +26,12 @@ def marker_name(index: int) -> str:
 
 def progress_name(index: int) -> str:
     return f".progress/{index:05d}.json"
+
+
+def embedding_name(index: int) -> str:
+    """clip-retrieval's name for a block of embeddings, and below for the rows that belong to it."""
+    return f"img_emb/img_emb_{index:05d}.npy"
+
+
+def metadata_name(index: int) -> str:
+    return f"metadata/metadata_{index:05d}.parquet"

@@ -1,4 +1,4 @@
-"""The columns of a plan and of a shard's rows. pyarrow and nothing of ours."""
+"""The columns of every parquet file that is written. pyarrow and nothing of ours."""
 
 import pyarrow as pa
 
@@ -26,6 +26,33 @@ ROW_FIELDS = (
     pa.field("reencoded", pa.bool_()),
     pa.field("sha256", pa.string()),
     pa.field("phash", pa.string()),
+)
+METADATA_FIELDS = (  # row-aligned with a block of embeddings
+    pa.field("key", pa.string(), nullable=False),  # a sample's uid, or a reference's file name without the ending
+    pa.field("image_path", pa.string(), nullable=False),  # below the source: KEY.jpg in its shard, or a file's path
+    pa.field("shard", pa.int32()),  # null for a folder's pictures
+    pa.field("caption", pa.string()),
+    pa.field("url", pa.string()),
+    pa.field("width", pa.int32()),
+    pa.field("height", pa.int32()),
+    pa.field("original_width", pa.int32()),
+    pa.field("original_height", pa.int32()),
+    pa.field("sha256", pa.string()),
+    pa.field("phash", pa.string()),
+)
+MATCH_FIELDS = (  # a reference picture and one of its nearest training pictures
+    pa.field("reference_key", pa.string(), nullable=False),
+    pa.field("rank", pa.int32(), nullable=False),  # from 1
+    pa.field("uid", pa.string(), nullable=False),
+    pa.field("shard", pa.int32()),
+    pa.field("similarity", pa.float32(), nullable=False),  # cosine
+    pa.field("phash_distance", pa.int32()),  # differing bits of 64; null where either has no hash
+)
+DROP_FIELDS = (  # a training sample to leave out
+    pa.field("uid", pa.string(), nullable=False),
+    pa.field("reason", pa.string(), nullable=False),
+    pa.field("of", pa.string(), nullable=False),  # what it repeats: a reference's key, or the uid that stays
+    pa.field("similarity", pa.float32()),
 )
 RESERVED = frozenset(field.name for field in (*PLAN_FIELDS, *ROW_FIELDS))
 

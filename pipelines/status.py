@@ -3,22 +3,19 @@
 The same for a job on this machine and for one elsewhere; `watch` draws it while a job runs.
 """
 
-import sys
-import threading
 from argparse import ArgumentParser
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from time import monotonic, time
+from time import time
 from typing import Any
 
-from pipelines import dataset, files, layout
+from pipelines import dataset, files, layout, progress
 from pipelines.errors import UserError
+from pipelines.progress import seconds
 from pipelines.records import SUCCESS, is_fetched
 
-LOOK_LOCAL, LOOK_REMOTE = 0.5, 15.0  # seconds between two looks
-PLAIN_LINE = 10.0  # seconds between two lines where there is no terminal
 SHOWN_REASONS = 5
 
 
@@ -70,15 +67,6 @@ class Look:
         return Snapshot(plan["links"], plan["shards"], len(self._markers), reasons, since, until)
 
 
-def seconds(value: float) -> str:
-    """A duration as people write it: 42 s, 3 min 05 s, 2 h 10 min, 4 d 3 h."""
-    whole = round(value)
-    for unit, part, size, per in (("d", "h", 86_400, 3_600), ("h", "min", 3_600, 60), ("min", "s", 60, 1)):
-        if whole >= size:
-            return f"{whole // size} {unit} {whole % size // per:02d} {part}"
-    return f"{whole} s"
-
-
 def line(now: Snapshot, rate: float | None) -> str:
     """A snapshot as one line: links, kept, rate, time left, failures by cause."""
     if now.links is None:
@@ -92,37 +80,15 @@ def line(now: Snapshot, rate: float | None) -> str:
     return " · ".join([*parts, causes] if causes else parts)
 
 
-@contextmanager
-def watch(output: str) -> Iterator[None]:
-    """Shows the progress of the job that the body runs: a live line on a terminal, else one every ten seconds."""
-    stop, look = threading.Event(), Look(output)
-    thread = threading.Thread(target=_show, args=(look, stop, LOOK_LOCAL if files.is_local(output) else LOOK_REMOTE))
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+def watch(output: str) -> AbstractContextManager[None]:
+    """Shows the progress of the collection that the body runs."""
+    look = Look(output)
 
+    def state() -> progress.State:
+        now = look.snapshot()
+        return progress.State(now.done, now.links, lambda rate: line(now, rate))
 
-def _show(look: Look, stop: threading.Event, pause: float) -> None:
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    live = sys.stderr.isatty()
-    begun, first, shown = monotonic(), None, -PLAIN_LINE
-    columns = (BarColumn(bar_width=30), TextColumn("{task.description}"))
-    with Progress(*columns, disable=not live, redirect_stdout=False) as bar:
-        task = bar.add_task("starting", total=None)
-        while not stop.wait(pause):
-            now = look.snapshot()
-            if now.links is not None and first is None:
-                begun, first = monotonic(), now.done
-            passed = monotonic() - begun
-            text = line(now, (now.done - (first or 0)) / passed if passed else None)
-            bar.update(task, description=text, total=now.links, completed=now.done)
-            if not live and monotonic() - shown >= PLAIN_LINE:
-                shown = monotonic()
-                print(text, file=sys.stderr, flush=True)
+    return progress.watch(output, state)
 
 
 def state(output: str) -> str:

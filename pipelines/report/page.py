@@ -11,13 +11,13 @@ from urllib.parse import urlsplit
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from pipelines.progress import seconds
 from pipelines.records import ROWS_READ, SUCCESS, is_fetched
 from pipelines.report import charts
 from pipelines.report.charts import Part, number, share
 from pipelines.report.reasons import PENDING, STAGES, meaning, stage_of
 from pipelines.report.samples import Picture, host_of
 from pipelines.report.survey import Survey
-from pipelines.status import seconds
 
 Json = dict[str, Any]
 

@@ -27,14 +27,6 @@ def test_before_the_plan_there_are_no_numbers(tmp_path: Path) -> None:
     assert Look(str(tmp_path)).snapshot() == Snapshot(None, 0, 0, Counter(), None, None)
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0.4, "0 s"), (59, "59 s"), (60, "1 min 00 s"), (185, "3 min 05 s"), (7800, "2 h 10 min"), (270_000, "3 d 03 h")],
-)
-def test_seconds(value: float, text: str) -> None:
-    assert status.seconds(value) == text
-
-
 def test_line() -> None:
     now = Snapshot(1000, 4, 1, Counter(success=300, timeout=150, http_404=50), 0.0, 9.0)
     assert status.line(now, 10.0) == (

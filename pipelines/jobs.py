@@ -1,0 +1,45 @@
+"""What every Beam job does alike: refuse unknown flags, name the local runner outright, run to the end."""
+
+from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+from pipelines.errors import UserError
+
+if TYPE_CHECKING:
+    import apache_beam as beam
+
+
+class Formatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    """Defaults behind each flag, the description's lines as they are."""
+
+
+def check_beam_flags(command: str, flags: list[str]) -> None:
+    """Raises UserError for a flag that neither gesso nor Beam knows; Beam would drop it with a warning."""
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    parser = ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
+    for options in PipelineOptions.__subclasses__():
+        options._add_argparse_args(parser)
+    _, unknown = parser.parse_known_args(flags)
+    if unknown:
+        raise UserError(
+            f"unknown flag {unknown[0]}: `gesso {command} --help` lists gesso's; Beam has none of that name"
+        )
+
+
+def run(
+    build: "Callable[[beam.Pipeline], None]", beam_flags: list[str], watching: AbstractContextManager[None]
+) -> None:
+    """Builds and runs a pipeline to its end inside `watching`, which shows the progress."""
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+    options = PipelineOptions(beam_flags)
+    local = options.view_as(StandardOptions).runner in (None, "DirectRunner", "FnApiRunner")
+    with watching:
+        pipeline = beam.Pipeline(runner=FnApiRunner() if local else None, options=options)
+        build(pipeline)
+        pipeline.run().wait_until_finish()
