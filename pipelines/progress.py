@@ -60,7 +60,7 @@ def line(done: int, total: int, unit: str, rate: float | None) -> str:
     """`500 of 1,000 images (50.0%) · 10 images/s · 50 s left`."""
     parts = [f"{done:,} of {total:,} {unit} ({100 * done / total if total else 100:.1f}%)"]
     if rate:
-        parts += [f"{rate:,.0f} {unit}/s", f"{seconds((total - done) / rate)} left"]
+        parts += [f"{rate:,.{0 if rate >= 10 else 1}f} {unit}/s", f"{seconds((total - done) / rate)} left"]
     return " · ".join(parts)
 
 

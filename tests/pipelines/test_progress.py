@@ -22,6 +22,7 @@ def test_seconds(value: float, text: str) -> None:
 def test_line() -> None:
     assert progress.line(500, 1000, "images", None) == "500 of 1,000 images (50.0%)"
     assert progress.line(500, 1000, "images", 10.0) == "500 of 1,000 images (50.0%) · 10 images/s · 50 s left"
+    assert progress.line(10, 20, "updates", 0.25) == "10 of 20 updates (50.0%) · 0.2 updates/s · 40 s left"
     assert progress.line(0, 0, "images", None) == "0 of 0 images (100.0%)"
 
 
@@ -45,4 +46,4 @@ def test_markers_and_notes_add_up_and_a_marker_takes_its_notes_place(tmp_path: P
     assert look()[:2] == (15, 20)
     (tmp_path / "00001_stats.json").write_bytes(marker)
     assert look()[:2] == (20, 20)
-    assert look().line(5.0) == "20 of 20 links (100.0%) · 5 links/s · 0 s left"
+    assert look().line(5.0) == "20 of 20 links (100.0%) · 5.0 links/s · 0 s left"

@@ -1,0 +1,88 @@
+"""What a detector is made of and how it is trained: frozen dataclasses, presets. Light: no torch."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipelines.errors import UserError
+from pipelines.settings import at_least, flag
+
+BACKBONES = ("resnet50", "efficientnet_lite0")
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """The shape of a detector. The paper tells the backbone (section 9), not the image size nor the dimension."""
+
+    backbone: str = flag("resnet50", f"{' or '.join(BACKBONES)}")
+    width: float = flag(1.0, "of resnet50: its channels, as a multiple of the paper's")
+    image_size: int = flag(224, "side of the square that a picture is squeezed into, pixels")
+    dimension: int = flag(512, "numbers of an embedding")
+
+    def __post_init__(self) -> None:
+        if self.backbone not in BACKBONES:
+            raise UserError(f"--backbone is {self.backbone!r}: give {' or '.join(BACKBONES)}")
+        if self.image_size < 32 or self.image_size % 32:
+            raise UserError(f"--image_size is {self.image_size}: give a multiple of 32 pixels")
+        at_least(0.05, width=self.width)
+        at_least(1, dimension=self.dimension)
+
+
+@dataclass(frozen=True)
+class LearnSettings:
+    """A training. The paper tells batch and number of pictures; optimiser and step size are ours."""
+
+    # 30 million pictures, each once, in batches of 1,712 (section 9).
+    steps: int = flag(17_524, "updates in all; the step size falls to 0 over them")
+    batch_size: int = flag(1712, "pairs of an update, over all processes")
+    learning_rate: float = flag(1e-3, "largest step size of AdamW, reached after --warmup updates")
+    warmup: int = flag(1000, "updates over which the step size rises")
+    weight_decay: float = flag(0.01, "of AdamW")
+    seed: int = flag(0, "decides order, transforms and initial weights")
+
+    def __post_init__(self) -> None:
+        at_least(1, steps=self.steps)
+        at_least(2, batch_size=self.batch_size)
+        at_least(0, warmup=self.warmup, weight_decay=self.weight_decay, seed=self.seed)
+        if self.learning_rate <= 0:
+            raise UserError(f"--learning_rate is {self.learning_rate}: give more than 0")
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that one training is made of."""
+
+    data: tuple[str, ...]
+    output: str
+    init: str | None
+    detector: DetectorConfig
+    learn: LearnSettings
+    save_every: int
+    workers: int
+
+    def record(self) -> dict[str, Any]:
+        """What decides the weights."""
+        return {"data": list(self.data), "init": self.init, **asdict(self.detector), **asdict(self.learn)}
+
+
+# By name: what differs from the defaults, which are the paper's.
+PRESETS: dict[str, dict[str, object]] = {
+    "paper": {},
+    # The one that gesso ships: two cores, an hour, from ImageNet weights (--init).
+    "small": {
+        "backbone": "efficientnet_lite0",
+        "image_size": 128,
+        "dimension": 256,
+        "steps": 1000,
+        "batch_size": 64,
+        "learning_rate": 3e-4,
+        "warmup": 50,
+    },
+    "tiny": {
+        "width": 0.25,
+        "image_size": 64,
+        "dimension": 64,
+        "steps": 200,
+        "batch_size": 32,
+        "warmup": 20,
+    },
+}

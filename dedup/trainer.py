@@ -1,0 +1,226 @@
+"""A detector's training: pairs in an order that the seed decides, updates, checkpoints, figures. No Beam."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import cos, isfinite, pi
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.tensorboard import SummaryWriter
+
+from dedup import augment, detector, photographs
+from dedup.contrast import info_nce
+from dedup.photographs import Place
+from dedup.settings import LearnSettings, Run
+from pipelines import files
+from pipelines.errors import Rejected, UserError
+from pipelines.images import Pixels
+
+CHECKPOINT = "checkpoint.pt"
+MARGIN = 3  # halves of the model's side: how large pictures are when they are altered
+LARGEST_GRADIENT = 1.0  # norm of all gradients together
+
+
+class Group(NamedTuple):
+    """The processes of a training and this one's part."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+
+@contextmanager
+def processes() -> Iterator[Group]:
+    """Joins what torchrun has started; alone without it."""
+    cuda = torch.cuda.is_available()
+    if "WORLD_SIZE" not in os.environ:
+        yield Group(0, 1, torch.device("cuda" if cuda else "cpu"))
+        return
+    dist.init_process_group("nccl" if cuda else "gloo")
+    local = int(os.environ["LOCAL_RANK"])
+    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    try:
+        yield Group(dist.get_rank(), dist.get_world_size(), device)
+    finally:
+        dist.destroy_process_group()
+
+
+class Pair(NamedTuple):
+    """A picture and its altered self, uint8 (3, S, S), which picture it is, and how many before it were unreadable."""
+
+    plain: Tensor
+    altered: Tensor
+    picture: int
+    rejected: int
+
+
+class Pairs(Dataset[Pair]):
+    """The pair of each position of an endless stream: epoch after epoch, each in a permutation of its own."""
+
+    def __init__(self, places: list[Place], side: int, seed: int) -> None:
+        self._places, self._side, self._seed = places, side, seed
+        self._epoch, self._order = -1, np.empty(0, np.int64)
+
+    def __getitem__(self, position: int) -> Pair:
+        epoch, index = divmod(position, len(self._places))
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, np.random.default_rng((self._seed, epoch)).permutation(len(self._places))
+        picture = int(self._order[index])
+        for rejected in range(len(self._places)):
+            try:
+                pixels = photographs.decode(self._places[picture], MARGIN * self._side // 2)
+            except Rejected:
+                picture = (picture + 1) % len(self._places)
+                continue
+            random = np.random.default_rng((self._seed, 1, position))
+            plain = augment.plain(pixels, self._side, random)
+            return Pair(planes(plain), planes(augment.transformed(pixels, self._side, random)), picture, rejected)
+        raise UserError("no picture of --data can be decoded")
+
+
+def begin_worker(_: int) -> None:
+    """One thread; a SIGTERM to the whole group is the trainer's, which still needs its batch."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+
+
+def planes(pixels: Pixels) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+class Figures(NamedTuple):
+    """An update's measurements."""
+
+    loss: float  # nats, mean over the processes
+    accuracy: float  # share of pictures whose own copy is the nearest
+    step_size: float
+    gradient_norm: float  # before it is clipped
+    rejected: int  # pictures that could not be read
+
+
+class Trainer:
+    """One process of a training. `update` takes a batch, `save` writes the state, `finish` the detector."""
+
+    def __init__(self, run: Run, group: Group) -> None:
+        if run.learn.batch_size % group.size:
+            raise UserError(f"--batch_size is {run.learn.batch_size}: give a multiple of the {group.size} processes")
+        self._run, self._group, self.step = run, group, 0
+        self._places = photographs.find(run.data)
+        torch.manual_seed(run.learn.seed)
+        self.model = detector.build(run.detector)
+        if run.init:
+            detector.begin_from(self.model, run.init)
+        self.model.to(group.device)
+        self._optimizer = torch.optim.AdamW(self.model.parameters(), weight_decay=run.learn.weight_decay)
+        self._restore()
+        self._parallel = nn.parallel.DistributedDataParallel(self.model) if group.size > 1 else self.model
+        self._board = SummaryWriter(run.output, purge_step=self.step) if group.rank == 0 else None
+
+    @property
+    def checkpoint(self) -> str:
+        return files.join(self._run.output, CHECKPOINT)
+
+    def batches(self) -> Iterator[Pair]:
+        """What remains of the stream: this process's share of each batch, the fields stacked."""
+        learn, share = self._run.learn, self._run.learn.batch_size // self._group.size
+        begins = [step * learn.batch_size + self._group.rank * share for step in range(self.step, learn.steps)]
+        pairs = Pairs(self._places, self._run.detector.image_size, learn.seed)
+        positions = [list(range(begin, begin + share)) for begin in begins]
+        yield from DataLoader(
+            pairs, batch_sampler=positions, num_workers=self._run.workers, worker_init_fn=begin_worker
+        )
+
+    def update(self, batch: Pair) -> Figures:
+        """One step of AdamW on the mean loss of all processes' pairs. Raises UserError where the loss is not finite."""
+        self._parallel.train()
+        pictures = torch.cat((batch.plain, batch.altered)).to(self._group.device).float() / 255
+        plain, altered = self._parallel(pictures.contiguous(memory_format=torch.channels_last)).chunk(2)
+        contrast = info_nce(plain, altered, torch.as_tensor(batch.picture, device=self._group.device))
+        figures = self._mean(torch.stack((contrast.loss.detach(), contrast.accuracy)))
+        if not isfinite(figures[0]):
+            raise UserError(
+                f"the loss of update {self.step + 1} is {figures[0]}: lower --learning_rate; {self._saved()}"
+            )
+        self._optimizer.zero_grad()
+        contrast.loss.backward()  # type: ignore[no-untyped-call]
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), LARGEST_GRADIENT))
+        rate = step_size(self.step, self._run.learn)
+        for parameters in self._optimizer.param_groups:
+            parameters["lr"] = rate
+        self._optimizer.step()
+        self.step += 1
+        return Figures(figures[0], figures[1], rate, norm, int(torch.as_tensor(batch.rejected).sum()))
+
+    def save(self) -> None:
+        """The whole state under one name; what stands there is replaced at once or not at all."""
+        if self._group.rank:
+            return
+        state = {
+            "settings": self._run.record(),
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+        }
+        with files.write_whole(self.checkpoint) as stream:
+            torch.save(state, stream)
+
+    def finish(self) -> None:
+        """Writes the detector that `gesso embed --model` takes."""
+        if self._group.rank == 0:
+            detector.save(self.model, self._run.detector, files.join(self._run.output, detector.WEIGHTS))
+
+    def note(self, figures: Figures, rate: float) -> None:
+        """Figures and pairs a second, for TensorBoard."""
+        if self._board:
+            for name, value in {**figures._asdict(), "pairs_per_second": rate * self._run.learn.batch_size}.items():
+                self._board.add_scalar(name, value, self.step)
+
+    def agreed(self, wish: bool) -> bool:
+        """Whether any process wishes so."""
+        if self._group.size == 1:
+            return wish
+        wishes = torch.tensor(float(wish), device=self._group.device)
+        dist.all_reduce(wishes, dist.ReduceOp.MAX)
+        return bool(wishes)
+
+    def close(self) -> None:
+        if self._board:
+            self._board.close()
+
+    def _mean(self, values: Tensor) -> list[float]:
+        if self._group.size > 1:
+            dist.all_reduce(values)
+        return [float(value) for value in values / self._group.size]
+
+    def _saved(self) -> str:
+        return f"{self.checkpoint} is good" if files.exists(self.checkpoint) else "there is no checkpoint yet"
+
+    def _restore(self) -> None:
+        """Goes on from the checkpoint, if there is one. Raises UserError where it is of other settings."""
+        if not files.exists(self.checkpoint):
+            return
+        with files.open_input(self.checkpoint) as stream:
+            state = torch.load(stream, map_location=self._group.device, weights_only=True)
+        old, new = state["settings"], self._run.record()
+        changed = [f"{name} was {old.get(name)!r}, is {new[name]!r}" for name in new if old.get(name) != new[name]]
+        if changed:
+            raise UserError(f"{self._run.output} was begun with other settings: {'; '.join(changed)}")
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+
+def step_size(step: int, learn: LearnSettings) -> float:
+    """A linear rise, then half a cosine down to 0."""
+    if step < learn.warmup:
+        return learn.learning_rate * (step + 1) / learn.warmup
+    return learn.learning_rate * (1 + cos(pi * (step - learn.warmup) / max(1, learn.steps - learn.warmup))) / 2
