@@ -7,9 +7,12 @@ is the machine's own and needs the standard library only.
 import glob as stdlib_glob
 import json
 import os
+import threading
 import uuid
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -27,6 +30,11 @@ def is_local(path: str) -> bool:
 
 def join(directory: str, *names: str) -> str:
     return "/".join([directory.rstrip("/"), *names]) if directory != "/" else "/" + "/".join(names)
+
+
+def absolute(path: str) -> str:
+    """The path from the machine's root, without a slash at its end; one with a scheme stays as it is."""
+    return os.path.abspath(path) if is_local(path) else path.rstrip("/")
 
 
 def find(pattern: str) -> list[Found]:
@@ -52,6 +60,40 @@ def open_input(path: str) -> IO[bytes]:
         return _beam().open(path, compression_type=CompressionTypes.UNCOMPRESSED)
     except BeamIOError as error:
         raise OSError(str(error)) from error
+
+
+class Ranges:
+    """A file that is read here and there: `read` takes from any thread, on local disks nothing but what is asked for.
+
+    Closes when nobody holds it any more. On other filesystems Beam's streams read ahead as they like.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Raises OSError."""
+        if is_local(path):
+            descriptor = os.open(path, os.O_RDONLY)
+            weakref.finalize(self, os.close, descriptor)
+            self.size = os.fstat(descriptor).st_size
+            self._read = partial(_read_local, descriptor)
+        else:
+            stream, lock = open_input(path), threading.Lock()
+            weakref.finalize(self, stream.close)
+            self.size = stream.seek(0, os.SEEK_END)
+            self._read = partial(_read_stream, stream, lock)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset` on; fewer where the file ends before."""
+        return self._read(offset, size)
+
+
+def _read_local(descriptor: int, offset: int, size: int) -> bytes:
+    return os.pread(descriptor, size, offset)
+
+
+def _read_stream(stream: IO[bytes], lock: threading.Lock, offset: int, size: int) -> bytes:
+    with lock:
+        stream.seek(offset)
+        return stream.read(size)
 
 
 @contextmanager
@@ -90,6 +132,13 @@ def remove(path: str) -> None:
         Path(path).unlink(missing_ok=True)
     elif exists(path):
         _beam().delete([path])
+
+
+def remove_empty(*folders: str) -> None:
+    """Removes local folders that are there and empty; object stores have none."""
+    for folder in folders:
+        if is_local(folder) and os.path.isdir(folder) and not os.listdir(folder):
+            os.rmdir(folder)
 
 
 def make_parent(path: str) -> None:

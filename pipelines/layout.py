@@ -2,6 +2,10 @@
 
 PLAN = "plan.json"
 MANIFEST = "manifest.json"
+SPLITS = ("train", "validation")  # of an export, each a folder of shards
+DROPPED = "dropped.parquet"
+CARD = "README.md"
+LEFT_OUT = "coco_overlap.json"
 
 
 def plan_name(index: int) -> str:
@@ -35,3 +39,8 @@ def embedding_name(index: int) -> str:
 
 def metadata_name(index: int) -> str:
     return f"metadata/metadata_{index:05d}.parquet"
+
+
+def part_name(index: int) -> str:
+    """A part of a search that is under way."""
+    return f".parts/{index:05d}.npy"

@@ -54,6 +54,19 @@ DROP_FIELDS = (  # a training sample to leave out
     pa.field("of", pa.string(), nullable=False),  # what it repeats: a reference's key, or the uid that stays
     pa.field("similarity", pa.float32()),
 )
+PLACE_FIELDS = (  # of an exported sample; offsets and sizes in bytes
+    pa.field("source_shard", pa.int32(), nullable=False),
+    pa.field("source_offset", pa.int64(), nullable=False),  # of the sample's first header in the source's tar
+    pa.field("source_bytes", pa.int64(), nullable=False),  # from there to the next sample
+    pa.field("offset", pa.int64(), nullable=False),  # of the sample's first header in its own tar
+    pa.field("bytes", pa.int64(), nullable=False),  # from there to the next sample
+    pa.field("image_offset", pa.int64(), nullable=False),  # of the member's body, as the two below
+    pa.field("image_bytes", pa.int64(), nullable=False),
+    pa.field("caption_offset", pa.int64(), nullable=False),
+    pa.field("caption_bytes", pa.int64(), nullable=False),
+    pa.field("json_offset", pa.int64(), nullable=False),
+    pa.field("json_bytes", pa.int64(), nullable=False),
+)
 RESERVED = frozenset(field.name for field in (*PLAN_FIELDS, *ROW_FIELDS))
 
 

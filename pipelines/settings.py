@@ -127,3 +127,46 @@ class PlanSettings:
 
     def __post_init__(self) -> None:
         at_least(1, shard_size=self.shard_size)
+
+
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which model embeds pictures, and on what."""
+
+    model: str = flag("detector", "`detector`, a file or run of `gesso train detector`, or a name of open_clip's")
+    pretrained: str = flag("", "open_clip's weights: a tag, the path of a checkpoint, or `random`")
+    device: str = flag("auto", "auto (CUDA where there is one), cpu or cuda")
+    precision: str = flag("auto", "auto (fp32 on a CPU, fp16 on CUDA), fp32, fp16 or bf16")
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("device", DEVICES), ("precision", PRECISIONS)):
+            if getattr(self, name) not in allowed:
+                raise UserError(f"--{name} is {getattr(self, name)!r}: give one of {', '.join(allowed)}")
+
+
+@dataclass(frozen=True)
+class EmbedSettings:
+    """How much an embedding process does at once."""
+
+    batch_size: int = flag(32, "pictures of one forward pass")
+    threads: int = flag(lambda: os.cpu_count() or 1, "decoding threads, and on a CPU forward passes at a time")
+
+    def __post_init__(self) -> None:
+        at_least(1, batch_size=self.batch_size, threads=self.threads)
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """How the kept samples are dealt out."""
+
+    validation_size: int = flag(606_000, "samples of the validation split, exactly (paper section 1: about 606,000)")
+    shard_size: int = flag(10_000, "samples in a shard, about")
+    seed: int = flag(0, "decides the order within each split, but not which samples are for validation")
+
+    def __post_init__(self) -> None:
+        at_least(0, validation_size=self.validation_size, seed=self.seed)
+        at_least(1, shard_size=self.shard_size)

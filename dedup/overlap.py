@@ -1,0 +1,63 @@
+"""A directory of matches as `gesso match` leaves it: read and checked whole, before anyone decides on it. No Beam.
+
+matches.parquet   schemas.MATCH_FIELDS, a reference's neighbours side by side, by (reference_key, rank)
+manifest.json     which model, which two sides, and the checksum of matches.parquet
+"""
+
+import hashlib
+import io
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines import files
+from pipelines.errors import UserError
+from pipelines.layout import MANIFEST
+from pipelines.schemas import MATCH_FIELDS
+
+Json = dict[str, Any]
+
+MATCHES = "matches.parquet"
+
+
+class Overlap(NamedTuple):
+    """What `gesso match` found; `matches` has the columns of schemas.MATCH_FIELDS."""
+
+    path: str
+    manifest: Json
+    matches: pa.Table
+
+    @property
+    def model(self) -> Json:
+        return dict(self.manifest["model"])
+
+    @property
+    def sha256(self) -> str:
+        return str(self.manifest["files"][MATCHES]["sha256"])
+
+
+def read(path: str) -> Overlap:
+    """Raises UserError where the directory holds no finished matches, or others than its manifest names."""
+    if not files.exists(files.join(path, MANIFEST)):
+        raise UserError(f"{path} holds no finished matches: give the --output of a `gesso match` that has ended")
+    manifest = files.read_json(files.join(path, MANIFEST))
+    if manifest.get("kind") != "matches":
+        raise UserError(
+            f"{path} holds {manifest.get('kind', 'a dataset')}, not matches: give the --output of `gesso match`"
+        )
+    return Overlap(path, manifest, read_matches(path, manifest["files"][MATCHES]["sha256"]))
+
+
+def read_matches(path: str, sha256: str) -> pa.Table:
+    """The table, if its bytes are those of the manifest."""
+    name = files.join(path, MATCHES)
+    again = f"run `gesso match` again with another --output than {path}"
+    try:
+        with files.open_input(name) as stream:
+            body = stream.read()
+    except OSError as error:
+        raise UserError(f"{name} cannot be read ({error.strerror or error}): {again}") from error
+    if hashlib.sha256(body).hexdigest() != sha256:
+        raise UserError(f"{name} is not the file that its {MANIFEST} names: {again}")
+    return pq.read_table(io.BytesIO(body), columns=[field.name for field in MATCH_FIELDS]).combine_chunks()
