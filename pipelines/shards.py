@@ -40,6 +40,9 @@ LOOK = 0.1  # seconds between two looks of the one who takes: to be woken for ea
 KEPT_SAMPLES = 8  # rejected pictures a shard and reason keeps to show
 BLOCK = tarfile.BLOCKSIZE
 END_OF_TAR = b"\0" * (2 * BLOCK)
+NAME_BYTES, SIZE_DIGITS = 100, 11  # of a header's fields
+EMPTY_HEADER = tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT)
+EMPTY_SUM = int(EMPTY_HEADER[148:154], 8)  # of all bytes, those of the sum itself as blanks
 EMPTY_ROW: Row = {field.name: None for field in ROW_FIELDS}
 
 
@@ -123,16 +126,26 @@ class Hashing:
         return {"bytes": self.bytes, "sha256": self._sha256.hexdigest()}
 
 
+def header(name: str, size: int) -> bytes:
+    """The header of a tar's member: tarfile's bytes in a tenth of its time; only name, size and sum differ."""
+    raw, octal = name.encode(), b"%011o" % size
+    if len(raw) > NAME_BYTES or len(octal) > SIZE_DIGITS:
+        info = tarfile.TarInfo(name)
+        info.size = size
+        return info.tobuf(tarfile.USTAR_FORMAT)
+    total = EMPTY_SUM + sum(raw) + sum(octal) - sum(b"0" * SIZE_DIGITS)
+    rest = (EMPTY_HEADER[len(raw) : 124], octal, EMPTY_HEADER[135:148], b"%06o" % total, EMPTY_HEADER[154:])
+    return b"".join((raw, *rest))
+
+
 class Tar:
     """Writes a tar whose bytes depend on names and contents alone (POSIX ustar, every other field constant)."""
 
     def __init__(self, stream: Hashing) -> None:
         self._stream = stream
 
-    def add(self, name: str, body: bytes) -> None:
-        info = tarfile.TarInfo(name)
-        info.size = len(body)
-        self._stream.write(info.tobuf(tarfile.USTAR_FORMAT) + body + b"\0" * (-len(body) % BLOCK))
+    def add(self, name: str, body: bytes | memoryview) -> None:
+        self._stream.write(b"".join((header(name, len(body)), body, b"\0" * (-len(body) % BLOCK))))
 
     def add_sample(self, row: Row, body: bytes) -> None:
         """A row's picture, caption and fields, side by side as webdataset wants them."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from time import time
 from typing import Any
 
-from pipelines import dataset, files, layout, progress
+from pipelines import dataset, exported, files, layout, progress
 from pipelines.errors import UserError
 from pipelines.progress import seconds
 from pipelines.records import SUCCESS, is_fetched
@@ -105,6 +105,10 @@ def main(argv: Sequence[str]) -> int:
     output = parser.parse_args(argv).directory
     if not files.find(files.join(output, "*")):
         raise UserError(f"{output} holds no collection: give the --output of a `gesso collect`")
+    if (dataset.read_plan(output) or {}).get("kind") == exported.KIND:
+        print(exported.Look(output)().line(None))
+        print(state(output))
+        return 0
     now = Look(output).snapshot()
     rate = None
     if now.since is not None and now.done:

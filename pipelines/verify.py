@@ -1,7 +1,8 @@
 """`gesso verify`: every file of a dataset against its manifest, its markers and its neighbours. No Beam, no pictures.
 
 A finished dataset is held against manifest.json, an unfinished one's committed shards against their own markers, and
-shards that img2dataset wrote by itself, which carry no checksums, against their rows and statistics.
+shards that img2dataset wrote by itself, which carry no checksums, against their rows and statistics. Of an export
+export_check.py tells.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from typing import IO, Any, NamedTuple, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines import dataset, files, layout
+from pipelines import dataset, export_check, files, layout
 from pipelines.errors import UserError
 from pipelines.layout import marker_name, plan_name
 from pipelines.records import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, REJECTED, SUCCESS
@@ -294,6 +295,8 @@ def verify(output: str, begin: Advance = quiet, advance: Advance = quiet) -> lis
     """
     present = dataset.sizes(output)
     problems: list[str] = []
+    if export_check.is_export(output, present):
+        return export_check.verify(output, begin, advance, THREADS)
     if layout.MANIFEST in present:
         shards = finished(output, present, problems)
     elif layout.PLAN in present:

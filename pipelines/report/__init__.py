@@ -5,7 +5,7 @@ import sys
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 from collections.abc import Sequence
 
-from pipelines import dataset, files, layout
+from pipelines import dataset, exported, files, layout
 from pipelines.errors import UserError
 from pipelines.records import ROWS_READ, SUCCESS
 from pipelines.report import page, samples
@@ -40,6 +40,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 def examine(output: str, pictures: int) -> page.Holding:
     """All that the page tells. Raises UserError where the directory holds no dataset."""
     plan, markers = dataset.read_plan(output), dataset.committed(output)
+    if plan and plan.get("kind") == exported.KIND:
+        raise UserError(f"{output} is an export: its {layout.CARD} tells what it holds; report on the shards before it")
     sizes = dataset.sizes(output)
     with_rows = [index for index in markers if layout.rows_name(index) in sizes]
     if plan is None and not with_rows:

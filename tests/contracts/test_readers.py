@@ -9,6 +9,7 @@ import pytest
 import webdataset as wds
 from PIL import Image
 
+from pipelines import cli
 from tests.datasets import write_dataset
 
 
@@ -23,6 +24,25 @@ def kept(output: Path) -> dict[str, str]:
     rows = pd.concat([pd.read_parquet(output / f"0000{index}.parquet") for index in (0, 1)])
     rows = rows[rows["status"] == "success"]
     return dict(zip(rows["key"], rows["caption"], strict=True))
+
+
+@pytest.fixture(scope="module")
+def clean(output: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export of the shards."""
+    clean = tmp_path_factory.mktemp("export") / "clean"
+    flags = ("--validation_size", "6", "--shard_size", "9")
+    assert cli.main(["export", "--shards", str(output), "--output", str(clean), *flags]) == 0
+    return clean
+
+
+@pytest.fixture(scope="module")
+def splits(clean: Path) -> dict[str, dict[str, str]]:
+    """Captions by key of each split of the export, from the rows, in their order."""
+    tables = {
+        split: pd.concat(map(pd.read_parquet, sorted((clean / split).glob("*.parquet"))))
+        for split in ("train", "validation")
+    }
+    return {split: dict(zip(rows["key"], rows["caption"], strict=True)) for split, rows in tables.items()}
 
 
 def test_webdataset(output: Path, kept: dict[str, str]) -> None:
@@ -65,3 +85,40 @@ def test_duckdb(output: Path) -> None:
         ("success", 24),
         ("timeout", 4),
     ]
+
+
+class TestExport:
+    """What `gesso export` writes, by the card's own configuration."""
+
+    def test_webdataset(self, clean: Path, splits: dict[str, dict[str, str]], kept: dict[str, str]) -> None:
+        for split, captions in splits.items():
+            urls = sorted(map(str, (clean / split).glob("*.tar")))
+            samples = list(wds.WebDataset(urls, shardshuffle=False).decode("pil"))
+            assert [sample["__key__"] for sample in samples] == list(captions)
+            assert {sample["__key__"]: sample["txt"] for sample in samples} == captions
+            assert {sample["jpg"].mode for sample in samples} == {"RGB"}
+        assert {**splits["train"], **splits["validation"]} == kept
+
+    def test_hugging_face_datasets(
+        self, clean: Path, splits: dict[str, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        import datasets
+
+        loaded = datasets.load_dataset(str(clean), cache_dir=str(tmp_path))
+        assert {split: dict(zip(rows["__key__"], rows["txt"], strict=True)) for split, rows in loaded.items()} == splits
+        assert isinstance(loaded["validation"][0]["jpg"], Image.Image)
+
+    def test_hugging_faces_card_data(self, clean: Path) -> None:
+        from huggingface_hub import DatasetCard
+
+        card = DatasetCard.load(clean / "README.md").data
+        assert (card.license, card.task_categories, card.size_categories) == ("cc0-1.0", ["text-to-image"], ["n<1K"])
+
+    def test_duckdb_at_random(self, clean: Path) -> None:
+        """A body by its offset, and nothing before it."""
+        query = f"select caption, caption_offset, caption_bytes from '{clean}/train/00000.parquet' offset 3 limit 1"
+        caption, offset, size = duckdb.sql(query).fetchall()[0]
+        with (clean / "train/00000.tar").open("rb") as tar:
+            tar.seek(offset)
+            assert tar.read(size).decode() == caption

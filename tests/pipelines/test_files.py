@@ -257,3 +257,23 @@ def test_join(parts: tuple[str, ...], joined: str) -> None:
 )
 def test_is_local(path: str, local: bool) -> None:
     assert files.is_local(path) == local
+
+
+def test_ranges_are_read_here_and_there(root: str) -> None:
+    path = files.join(root, "a")
+    put(path, b"0123456789")
+    ranges = files.Ranges(path)
+    assert ranges.size == 10
+    assert [ranges.read(7, 2), ranges.read(0, 3), ranges.read(8, 5), ranges.read(10, 1)] == [b"78", b"012", b"89", b""]
+
+
+def test_ranges_of_no_file(root: str) -> None:
+    with pytest.raises(OSError, match="none"):
+        files.Ranges(files.join(root, "none"))
+
+
+def test_only_empty_folders_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    put(str(tmp_path / "full/a"), b"")
+    files.remove_empty(*(str(tmp_path / name) for name in ("empty", "full", "none")))
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]

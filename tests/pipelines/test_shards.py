@@ -184,3 +184,18 @@ def test_commit_writes_img2dataset_statistics(tmp_path: Path) -> None:
         "status_dict": {"caption_too_short": 1, "http_404": 1, "success": 2, "too_small": 1},
         "files": written,
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("a.jpg", 0), ("k" * 100, 1), ("é" * 50, 8**11 - 1), ("folder/" * 10 + "x" * 60, 5)],
+)
+def test_headers_are_those_of_tarfile(name: str, size: int) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = size
+    assert shards.header(name, size) == info.tobuf(tarfile.USTAR_FORMAT)
+
+
+def test_a_member_larger_than_a_header_can_say() -> None:
+    with pytest.raises(ValueError, match="overflow"):
+        shards.header("a.jpg", 8**11)
