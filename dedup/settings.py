@@ -70,9 +70,9 @@ PRESETS: dict[str, dict[str, object]] = {
     # The one that gesso ships: two cores, an hour, from ImageNet weights (--init).
     "small": {
         "backbone": "efficientnet_lite0",
-        "image_size": 128,
+        "image_size": 160,
         "dimension": 256,
-        "steps": 1000,
+        "steps": 540,
         "batch_size": 64,
         "learning_rate": 3e-4,
         "warmup": 50,

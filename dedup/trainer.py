@@ -136,7 +136,11 @@ class Trainer:
         pairs = Pairs(self._places, self._run.detector.image_size, learn.seed)
         positions = [list(range(begin, begin + share)) for begin in begins]
         yield from DataLoader(
-            pairs, batch_sampler=positions, num_workers=self._run.workers, worker_init_fn=begin_worker
+            pairs,
+            batch_sampler=positions,
+            num_workers=self._run.workers,
+            worker_init_fn=begin_worker,
+            multiprocessing_context="spawn" if self._run.workers else None,  # a fork can hang on OpenCV's threads
         )
 
     def update(self, batch: Pair) -> Figures:
@@ -202,7 +206,8 @@ class Trainer:
         return [float(value) for value in values / self._group.size]
 
     def _saved(self) -> str:
-        return f"{self.checkpoint} is good" if files.exists(self.checkpoint) else "there is no checkpoint yet"
+        there = files.exists(self.checkpoint)
+        return f"the last checkpoint is {self.checkpoint}" if there else "there is no checkpoint yet"
 
     def _restore(self) -> None:
         """Goes on from the checkpoint, if there is one. Raises UserError where it is of other settings."""

@@ -1,7 +1,6 @@
 """`gesso collect`: tables of links → committed webdataset shards, one Beam pipeline for every runner."""
 
 from argparse import SUPPRESS, ArgumentParser, Namespace
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -86,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
     else:
         shards = missing(job.output, plan) if plan else None
         jobs.run(lambda pipeline: build(pipeline, job, shards), beam_flags, watch(job.output))
-    print_funnel(files.read_json(files.join(job.output, layout.MANIFEST)))
+    jobs.print_funnel(files.read_json(files.join(job.output, layout.MANIFEST))["funnel"])
     print(f"shards in {job.output}; next: gesso verify {job.output}, gesso report {job.output}")
     return 0
 
@@ -159,12 +158,3 @@ def build(pipeline: "beam.Pipeline", job: Job, shards: list[int] | None) -> None
         | "TotalCollected" >> beam.CombineGlobally(transforms.total)
         | "WriteManifest" >> beam.Map(lambda _: dataset.finish(job.output))
     )
-
-
-def print_funnel(manifest: dict[str, Any]) -> None:
-    """Every row that was read, by where it ended."""
-    funnel: Counter[str] = Counter(manifest["funnel"])
-    width = max(len(name) for name in funnel)
-    for name, count in funnel.items():
-        share = 100 * count / max(1, funnel["rows_read"])
-        print(f"{name:{width}}  {count:>12,}  {share:5.1f}%")

@@ -169,9 +169,7 @@ def build(pipeline: "beam.Pipeline", job: Job, plan: Json | None, told: Json) ->
 
 def print_funnel(plan: Json) -> None:
     """Every sample that was read, by where it ended, and what the drop lists name in vain."""
-    read, width = plan["funnel"]["samples_read"], max(map(len, plan["funnel"]))
-    for name, count in plan["funnel"].items():
-        print(f"{name:{width}}  {count:>12,}  {100 * count / max(1, read):5.1f}%")
+    jobs.print_funnel(plan["funnel"])
     for reason, count in plan["not_found"].items():
         if count:
             print(f"{count:,} samples that a drop list names for {reason} are not in the shards")

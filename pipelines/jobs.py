@@ -1,7 +1,7 @@
-"""What every Beam job does alike: refuse unknown flags, name the local runner outright, run to the end."""
+"""What every Beam job does alike: refuse unknown flags, name the local runner outright, run to the end, tell."""
 
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -43,3 +43,10 @@ def run(
         pipeline = beam.Pipeline(runner=FnApiRunner() if local else None, options=options)
         build(pipeline)
         pipeline.run().wait_until_finish()
+
+
+def print_funnel(funnel: Mapping[str, int]) -> None:
+    """All that was read, which stands first, and where it ended."""
+    read, width = next(iter(funnel.values())), max(map(len, funnel))
+    for name, count in funnel.items():
+        print(f"{name:{width}}  {count:>12,}  {100 * count / max(1, read):5.1f}%")

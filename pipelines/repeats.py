@@ -1,6 +1,5 @@
 """`gesso repeats`: samples that a dataset holds more than once, as drop lists: by content, by embedding on request."""
 
-import hashlib
 from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     import apache_beam as beam
     import pyarrow as pa
 
+    from pipelines.collection import Collection
     from pipelines.embeddings import Embeddings
 
 EXACT_LIST, NEAR_LIST = "exact.parquet", "near.parquet"
@@ -49,16 +49,13 @@ class Job:
     """All that one search for repeats is made of."""
 
     output: str
-    shards: str
-    indexes: tuple[int, ...]  # of the shards
-    samples: int
-    sha256: str  # of the shards' manifest, or of what their markers say where there is none
+    source: "Collection"
     embeddings: "Embeddings | None"
     settings: RepeatSettings
 
     def record(self) -> dict[str, Any]:
         """What decides the result, as plan.json keeps it."""
-        sides = [{"path": self.shards, "sha256": self.sha256}]
+        sides = [self.source.identity()]
         if self.embeddings:
             sides.append({"path": self.embeddings.path, "sha256": self.embeddings.sha256})
         return {"settings": {"near": self.settings.near}, "input": sides}
@@ -87,39 +84,25 @@ def main(argv: Sequence[str]) -> int:
     parts.sweep(job.output)
     dropped = files.read_json(files.join(job.output, layout.MANIFEST))["dropped"]
     for reason, number in dropped.items():
-        print(f"{reason:13}{number:>12,}  {100 * number / max(1, job.samples):5.1f}%")
-    print(f"drop lists in {job.output}; next: gesso export --shards {job.shards} --drop {job.output}")
+        print(f"{reason:13}{number:>12,}  {100 * number / max(1, job.source.samples):5.1f}%")
+    print(f"drop lists in {job.output}; next: gesso export --shards {job.source.path} --drop {job.output}")
     return 0
 
 
 def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
     """The job, its input looked into, and the flags that are Beam's."""
     given, beam_flags = build_parser().parse_known_args(argv)
+    from pipelines import collection
+
     jobs.check_beam_flags("repeats", beam_flags)
     settings = read_flags(given, RepeatSettings)
     if bool(settings.near) != bool(given.embeddings):
         lacking = "--embeddings" if settings.near else "--near"
         raise UserError(f"{lacking} is missing: near repeats need both --near 0.95, say, and --embeddings DIR")
     shards = files.absolute(given.shards)
-    markers, sha256 = open_shards(shards)
+    source = collection.open_collection(shards)
     embeddings = open_own(given.embeddings, shards) if given.embeddings else None
-    samples = sum(int(marker["successes"]) for marker in markers.values())
-    return Job(given.output.rstrip("/"), shards, tuple(markers), samples, sha256, embeddings, settings), beam_flags
-
-
-def open_shards(shards: str) -> tuple[dict[int, dict[str, Any]], str]:
-    """The markers of a dataset, and what tells it from others. Raises UserError where it is not whole."""
-    plan, markers = dataset.read_plan(shards), dataset.committed(shards)
-    if not markers:
-        raise UserError(f"{shards} holds no shards: give the --output of a `gesso collect`")
-    told = [{"index": index, "count": m["count"], "successes": m["successes"]} for index, m in markers.items()]
-    if plan is None:  # img2dataset's own
-        return markers, hashlib.sha256(repr(told).encode()).hexdigest()
-    name = files.join(shards, layout.MANIFEST)
-    if not files.exists(name) or len(markers) < plan["shards"]:
-        raise UserError(f"{shards} is not finished: run its `gesso collect` again, it goes on where it stopped")
-    with files.open_input(name) as stream:
-        return markers, hashlib.sha256(stream.read()).hexdigest()
+    return Job(given.output.rstrip("/"), source, embeddings, settings), beam_flags
 
 
 def open_own(path: str, shards: str) -> "Embeddings":
@@ -135,7 +118,7 @@ def open_own(path: str, shards: str) -> "Embeddings":
 def look(job: Job) -> Callable[[], progress.State]:
     """What to show: the pairs compared, or that there is nothing to count."""
     if not job.embeddings:
-        return lambda: progress.State(0, None, lambda rate: f"grouping {job.samples:,} samples by content")
+        return lambda: progress.State(0, None, lambda rate: f"grouping {job.source.samples:,} samples by content")
     from dedup.repeats import pairs_to_compare
     from pipelines.embeddings import portions
 
@@ -149,12 +132,12 @@ def build(pipeline: "beam.Pipeline", job: Job) -> None:
 
     from pipelines import neighbours
 
-    exact = files.join(job.output, EXACT_LIST)
+    exact, path = files.join(job.output, EXACT_LIST), job.source.path
     (
         pipeline
-        | "Shards" >> beam.Create(job.indexes)
+        | "Shards" >> beam.Create([shard.number for shard in job.source.shards])
         | beam.Reshuffle()
-        | "ReadHashes" >> beam.FlatMap(lambda index: neighbours.read_hashes(job.shards, index))
+        | "ReadHashes" >> beam.FlatMap(lambda index: neighbours.read_hashes(path, index))
         | "SameContent" >> beam.GroupByKey()
         | "DropRepeats" >> beam.ParDo(neighbours.DropRepeats())
         | "AllDrops" >> beam.combiners.ToList()
@@ -181,8 +164,8 @@ def finish(job: Job) -> None:
     manifest: dict[str, Any] = {
         "format": 1,
         "kind": "repeats",
-        "shards": job.shards,
-        "samples": job.samples,
+        "shards": job.source.path,
+        "samples": job.source.samples,
         "near": job.settings.near,
         "dropped": {reason: read_list(job, name).num_rows for name, reason in names.items()},
         "files": {name: parts.summary(files.join(job.output, name)) for name in names},

@@ -213,6 +213,7 @@ def test_directories_of_img2dataset(tmp_path: Path) -> None:
             for row in range(4)
         ]
         pq.write_table(pa.Table.from_pylist(rows, row_schema()), tmp_path / f"{index:05}.parquet")
+        (tmp_path / f"{index:05}.tar").write_bytes(b"not looked into")
         files.write_json(str(tmp_path / f"{index:05}_stats.json"), {"count": 4, "successes": 4})
     assert run(str(tmp_path), tmp_path / "repeats") == 0
     table = pq.read_table(tmp_path / "repeats/exact.parquet")
