@@ -1,0 +1,78 @@
+"""Matches in the order in which a person looks at them, with what is known of each picture. No Beam, no pixels.
+
+Shapes: N references, P pairs, S distinct training samples among them.
+"""
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.embeddings import Embeddings
+from pipelines.schemas import METADATA_FIELDS
+
+Ints = npt.NDArray[np.int32]
+
+NO_HASH = -1
+READERS = 16  # blocks of metadata read at a time
+DESCRIBED = [field for field in METADATA_FIELDS if field.name not in ("sha256", "phash")]
+COLUMNS = [field.name for field in DESCRIBED]
+EMPTY = pa.schema(DESCRIBED).empty_table()
+
+
+class Listing(NamedTuple):
+    """References by the similarity of their nearest sample, descending; the pairs of each by rank."""
+
+    references: pa.Array  # (N,) keys
+    counts: Ints  # (N,) pairs of a reference, side by side
+    samples: Ints  # (P,) the pair's sample, as a place in uids
+    similarity: npt.NDArray[np.float32]  # (P,)
+    hashes: Ints  # (P,) differing bits of the perceptual hashes, or NO_HASH
+    uids: pa.Array  # (S,) in the order in which they come up
+    shards: pa.Array  # (S,) null for a folder's pictures
+
+    @property
+    def starts(self) -> Ints:
+        """(N,) the first pair of each reference, that with its nearest sample."""
+        return (np.cumsum(self.counts) - self.counts).astype(np.int32)
+
+
+def arrange(matches: pa.Table) -> Listing:
+    """The matches, sorted by (reference_key, rank), in the order of the page. Equal similarities go by key."""
+    encoded = pc.dictionary_encode(matches["reference_key"].combine_chunks())
+    counts = np.bincount(encoded.indices.to_numpy(), minlength=len(encoded.dictionary)).astype(np.int64)
+    starts = np.cumsum(counts) - counts
+    similarity = matches["similarity"].to_numpy()
+    order = np.argsort(-similarity[starts], kind="stable")
+    counts = counts[order]
+    within = np.arange(len(matches)) - np.repeat(np.cumsum(counts) - counts, counts)
+    rows = np.repeat(starts[order], counts) + within
+    pairs = matches.take(pa.array(rows)).combine_chunks()
+    samples = pc.dictionary_encode(pairs["uid"].combine_chunks())
+    numbers = samples.indices.to_numpy()
+    return Listing(
+        references=encoded.dictionary.take(pa.array(order)),
+        counts=counts.astype(np.int32),
+        samples=numbers.astype(np.int32),
+        similarity=similarity[rows],
+        hashes=pairs["phash_distance"].fill_null(NO_HASH).to_numpy().astype(np.int32),
+        uids=samples.dictionary,
+        shards=pairs["shard"].combine_chunks().take(pa.array(np.unique(numbers, return_index=True)[1])),
+    )
+
+
+def describe(embeddings: Embeddings, keys: pa.Array, shards: Iterable[int | None]) -> pa.Table:
+    """The metadata of each key, row-aligned with `keys`: COLUMNS, nulls where the embeddings know no such key.
+
+    Of shards' embeddings only the blocks of `shards` are read; None among them stands for every block.
+    """
+    wanted = set(shards)
+    blocks = [block for block in embeddings.blocks if None in wanted or block.shard in wanted]
+    with ThreadPoolExecutor(READERS) as pool:
+        read = pool.map(lambda block: embeddings.metadata(block, COLUMNS), blocks)
+        found = pa.concat_tables([EMPTY, *(table.filter(pc.is_in(table["key"], value_set=keys)) for table in read)])
+    return found.take(pc.index_in(keys, value_set=found["key"].combine_chunks())).combine_chunks()
