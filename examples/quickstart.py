@@ -1,11 +1,13 @@
-"""The main job on the bundled pictures: serve them on loopback, collect, verify, report. `make quickstart` runs it.
+"""The main job on the bundled pictures, from links to clean shards. `make quickstart` runs it.
 
 The table of links holds what the real web holds besides good pictures: dead links, a slow server, redirects, a page in
-the place of a picture, a truncated file, a panorama, foreign and boilerplate captions, repeats.
+the place of a picture, a truncated file, a panorama, foreign and boilerplate captions, repeats. In the place of
+MS-COCO's validation set stands a folder with altered copies of collected pictures and with pictures that are not.
 """
 
 import csv
 import io
+import json
 import shutil
 import sys
 import threading
@@ -13,10 +15,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pipelines import cli
 
@@ -25,6 +28,7 @@ PICTURES = HERE / "pictures"
 OUTPUT = HERE.parent / "quickstart"
 TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp", "gif": "image/gif"}
 DEADLINE = 8  # seconds; the slow server never answers
+THRESHOLD = "0.75"  # as a person would choose it on the page
 BOILERPLATE = (
     "IMG_2041.JPG",
     "Photographed on 3 May 2014",
@@ -93,6 +97,11 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 256
     daemon_threads = True
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that has gone is no news."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
 
 @contextmanager
 def serving() -> Iterator[int]:
@@ -131,6 +140,46 @@ def links(port: int) -> list[Row]:
     return [*good, *broken, *foreign, *useless, *cut, *good[:12], private]
 
 
+def cropped(picture: Image.Image) -> Image.Image:
+    width, height = picture.size
+    return picture.crop((width // 10, height // 8, width, height))
+
+
+def framed(picture: Image.Image) -> Image.Image:
+    return ImageOps.expand(picture, min(picture.size) // 12, "black")
+
+
+def small(picture: Image.Image) -> Image.Image:
+    return picture.resize((picture.width // 3, picture.height // 3))
+
+
+def tilted(picture: Image.Image) -> Image.Image:
+    return picture.rotate(6, Image.Resampling.BICUBIC, fillcolor="white")
+
+
+ALTERATIONS = (cropped, ImageOps.mirror, framed, small, tilted, ImageOps.grayscale)
+
+
+def write_references(folder: Path, annotations: Path) -> None:
+    """The validation set: altered copies of 36 photographs, and the pictures that are too small for the collection."""
+    folder.mkdir()
+    pictures = read_tsv("pictures.tsv")
+    photographs = [row for row in pictures if row["file"].endswith(".jpg")][48:84]
+    chosen = []
+    for number, row in enumerate(pictures):
+        picture = Image.open(PICTURES / "files" / row["file"]).convert("RGB")
+        if row in photographs:
+            picture = ALTERATIONS[number % len(ALTERATIONS)](picture)
+        elif min(picture.size) >= 256:
+            continue
+        name = f"{len(chosen):012d}.jpg"
+        picture.save(folder / name, "JPEG", quality=70)
+        chosen.append((name, row["caption"]))
+    images = [{"id": number, "file_name": name} for number, (name, _) in enumerate(chosen)]
+    captions = [{"id": number, "image_id": number, "caption": text} for number, (_, text) in enumerate(chosen)]
+    annotations.write_text(json.dumps({"images": images, "annotations": captions}))
+
+
 def gesso(*argv: str) -> None:
     """Runs a `gesso` command as a user would and shows it."""
     print(f"\n$ gesso {' '.join(argv)}", flush=True)
@@ -139,20 +188,52 @@ def gesso(*argv: str) -> None:
         sys.exit(code)
 
 
-def main() -> None:
-    shutil.rmtree(OUTPUT, ignore_errors=True)
-    OUTPUT.mkdir()
-    table, shards = OUTPUT / "links.parquet", OUTPUT / "raw"
+def collect() -> str:
+    """Links of the small web → OUTPUT/raw."""
+    table, shards = OUTPUT / "links.parquet", str(OUTPUT / "raw")
     with serving() as port:
         rows = links(port)
         columns = ("url", "caption", "licence", "source")
         pq.write_table(pa.table(dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))), table)
         print(f"{len(rows)} links to a small web on 127.0.0.1:{port}, good ones and faulty ones: {table}")
-        collect = ("collect", "--input", str(table), "--output", str(shards), "--extra_columns", "licence,source")
-        gesso(*collect, "--shard_size", "200", "--deadline", str(DEADLINE), "--concurrency", "32")
-    gesso("verify", str(shards))
-    gesso("report", str(shards))
-    print(f"\nLook at {shards / 'report.html'} in a browser, and at the shards beside it.")
+        flags = ("--shard_size", "200", "--deadline", str(DEADLINE), "--concurrency", "32")
+        gesso("collect", "--input", str(table), "--output", shards, "--extra_columns", "licence,source", *flags)
+    gesso("verify", shards)
+    gesso("report", shards)
+    return shards
+
+
+def deduplicate(shards: str) -> tuple[str, str]:
+    """Which samples show what the validation set shows, and which repeat each other."""
+    folder, annotations = OUTPUT / "validation", OUTPUT / "validation.json"
+    write_references(folder, annotations)
+    embeddings, reference, overlap = (str(OUTPUT / name) for name in ("embeddings", "validation_embeddings", "overlap"))
+    gesso("embed", "--shards", shards, "--output", embeddings)
+    gesso("embed", "--images", str(folder), "--annotations", str(annotations), "--output", reference)
+    gesso("match", "--embeddings", embeddings, "--reference", reference, "--output", overlap)
+    gesso("review", overlap, "--no-serve")
+    gesso("review", overlap, "--threshold", THRESHOLD, "--who", "make quickstart")
+    gesso("repeats", "--shards", shards, "--output", str(OUTPUT / "repeats"))
+    return overlap, str(OUTPUT / "repeats")
+
+
+def main() -> None:
+    shutil.rmtree(OUTPUT, ignore_errors=True)
+    OUTPUT.mkdir()
+    shards = collect()
+    overlap, repeats = deduplicate(shards)
+    clean = str(OUTPUT / "clean")
+    drops = ("--drop", overlap, "--drop", repeats)
+    gesso("export", "--shards", shards, *drops, "--output", clean, "--validation_size", "20", "--shard_size", "100")
+    gesso("verify", clean)
+    print(f"""
+Look at, in a browser:
+  {shards}/report.html             what was collected, and what became of every link
+  {overlap}/review/index.html  pairs of validation and training pictures; `gesso review {overlap}` serves it
+and at:
+  {clean}/train, validation        the clean shards
+  {clean}/README.md                their dataset card
+  {clean}/coco_overlap.json        validation pictures to leave out of an evaluation""")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = [name for name in ("pipelines", "dedup", "training") if (ROOT / name).is_dir()]
+BEAM = (
+    *("collect", "embed", "embed_transforms", "export", "export_transforms", "files", "jobs", "match"),
+    *("neighbours", "repeats", "transforms"),
+)
 HEAVY = ("apache_beam", "torch", "faiss", "cv2", "aiohttp", "pyarrow", "numpy", "PIL", "rich", "jinja2")
 
 
@@ -74,6 +78,8 @@ def loaded_by(statement: str) -> set[str]:
         ("import pipelines.collect", set()),
         ("import pipelines.captions", set()),
         ("import pipelines.status", set()),
+        ("import pipelines.embed, pipelines.match, pipelines.repeats, pipelines.export", set()),
+        ("import dedup.learn, dedup.review", set()),
         ("import pipelines.shards, pipelines.verify", {"pyarrow", "numpy"}),
         ("import pipelines.engine", {"cv2", "numpy", "aiohttp", "pyarrow", "PIL"}),
     ],
@@ -86,12 +92,12 @@ def test_a_collecting_worker_needs_no_torch_and_no_faiss() -> None:
     assert loaded_by("import pipelines.transforms, pipelines.engine") & {"torch", "faiss"} == set()
 
 
-@pytest.mark.parametrize("name", ["transforms", "collect", "files", "jobs"])
+@pytest.mark.parametrize("name", BEAM)
 def test_beam_is_imported_where_the_document_says(name: str) -> None:
     assert "apache_beam" in (ROOT / f"pipelines/{name}.py").read_text()
 
 
 def test_beam_is_imported_nowhere_else() -> None:
-    allowed = {ROOT / f"pipelines/{name}.py" for name in ("transforms", "collect", "files", "jobs")}
+    allowed = {ROOT / f"pipelines/{name}.py" for name in BEAM}
     others = [path for path in modules().values() if path not in allowed]
     assert [path.name for path in others if re.search(r"^\s*(import|from) apache_beam", path.read_text(), re.M)] == []
