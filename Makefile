@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 .PHONY: help quickstart test lint format bench lock system
 
 help:
-	@echo "make quickstart  environment, then: collect the bundled pictures from a local web server, verify, report"
+	@echo "make quickstart  environment, then: from links to clean shards on bundled pictures, with pages to look at"
 	@echo "make test        the test suite"
 	@echo "make lint        ruff and mypy --strict"
-	@echo "make bench       every benchmark, one table each (half an hour)"
+	@echo "make bench       every benchmark, one table each (an hour)"
 	@echo "make system      Debian packages that some tests and benchmarks drive: Chromium, nginx (asks for root)"
 	@echo "make lock        resolve the dependencies anew"
 

@@ -37,6 +37,18 @@ def read_plan(output: str) -> Json | None:
     return files.read_json(path) if files.exists(path) else None
 
 
+def is_collection(output: str, present: dict[str, int]) -> bool:
+    """Whether a directory holds collected shards, ours or img2dataset's; embeddings, matches and repeats are none."""
+    for name in (MANIFEST, PLAN):
+        if name in present:
+            try:
+                told = files.read_json(files.join(output, name))
+            except ValueError:
+                return True
+            return not isinstance(told, dict) or ("kind" not in told if name == MANIFEST else "links" in told)
+    return True
+
+
 def plan_record(record: Json, planned: Counter[str], rows: Counter[str], shards: int) -> Json:
     """plan.json: `record` (settings, input), the shards, the links to fetch, and the rows that have no link's row."""
     repeats = {reason: planned[reason] for reason in REPEATS}

@@ -109,6 +109,10 @@ def main(argv: Sequence[str]) -> int:
         print(exported.Look(output)().line(None))
         print(state(output))
         return 0
+    if not dataset.is_collection(output, dataset.sizes(output)):
+        told = state(output)
+        print(told if told == "finished" else f"{told}: {len(dataset.committed(output)):,} parts committed")
+        return 0
     now = Look(output).snapshot()
     rate = None
     if now.since is not None and now.done:

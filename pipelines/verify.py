@@ -2,7 +2,7 @@
 
 A finished dataset is held against manifest.json, an unfinished one's committed shards against their own markers, and
 shards that img2dataset wrote by itself, which carry no checksums, against their rows and statistics. Of an export
-export_check.py tells.
+export_check.py tells; of embeddings, matches and repeats every file that the manifest lists is read.
 """
 
 import hashlib
@@ -297,6 +297,8 @@ def verify(output: str, begin: Advance = quiet, advance: Advance = quiet) -> lis
     problems: list[str] = []
     if export_check.is_export(output, present):
         return export_check.verify(output, begin, advance, THREADS)
+    if not dataset.is_collection(output, present):
+        return listed(output, present, begin, advance)
     if layout.MANIFEST in present:
         shards = finished(output, present, problems)
     elif layout.PLAN in present:
@@ -401,6 +403,20 @@ def foreign(output: str, present: dict[str, int], problems: list[str]) -> list[S
     shards = [Shard(name.removesuffix("_stats.json"), name, None, marker) for name, marker in markers.items()]
     problems += [f"{name}: its shard has no _stats.json" for name in strays(present, shards)]
     return shards
+
+
+def listed(output: str, present: dict[str, int], begin: Advance, advance: Advance) -> list[str]:
+    """A line for each file of embeddings, matches or repeats that is not as the manifest lists it."""
+    if layout.MANIFEST not in present:
+        return ["unfinished: the same command goes on"]
+    manifest = files.read_json(files.join(output, layout.MANIFEST))
+    entries = dict(manifest.get("files", {}))
+    for block in manifest["shards"] if manifest["kind"] == "embeddings" else []:
+        entries |= block["files"]
+    begin(sum(present.get(name, 0) for name in entries))
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = pool.map(lambda item: export_check.check_file(output, *item, present, advance), entries.items())
+        return [problem for problem in found if problem]
 
 
 def strays(present: dict[str, int], shards: list[Shard]) -> list[str]:

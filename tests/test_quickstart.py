@@ -14,9 +14,11 @@ ROOT = Path(__file__).parents[1]
 def test_quickstart() -> None:
     done = subprocess.run([sys.executable, "examples/quickstart.py"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert f"Look at {ROOT}/quickstart/raw/report.html" in done.stdout
-    assert (ROOT / "quickstart/raw/report.html").exists()
-    assert json.loads((ROOT / "quickstart/raw/manifest.json").read_text())["funnel"] == {
+    out = ROOT / "quickstart"
+    for page in (out / "raw/report.html", out / "overlap/review/index.html", out / "clean/README.md"):
+        assert str(page) in done.stdout
+        assert page.exists()
+    assert json.loads((out / "raw/manifest.json").read_text())["funnel"] == {
         "rows_read": 493,
         "success": 257,
         "repeat_pair": 12,
@@ -32,4 +34,13 @@ def test_quickstart() -> None:
         "too_small": 38,
         "undecodable": 4,
         "url_invalid": 1,
+    }
+    # 36 references are altered copies. Two pictures that are collected under two captions are copied, too.
+    assert len(json.loads((out / "clean/coco_overlap.json").read_text())["leave_out"]) == 36
+    assert json.loads((out / "clean/manifest.json").read_text())["funnel"] == {
+        "samples_read": 257,
+        "train": 190,
+        "validation": 20,
+        "overlap": 37,
+        "repeat_exact": 10,
     }

@@ -224,7 +224,8 @@ def references(data: Path) -> list[Picture]:
     """The held-out pictures at the size at which a shard would hold them."""
     paths = [path for folder in FOLDERS for path in sorted((data / folder).glob("*.[jJ]*"))]
     if not paths:
-        sys.exit(f"{data} holds none of {', '.join(FOLDERS)}: give --data")
+        print(f"{data} holds none of {', '.join(FOLDERS)}: nothing to measure with; give --data")
+        sys.exit()
     return [kept(path.read_bytes()) for path in paths]
 
 

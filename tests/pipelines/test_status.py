@@ -9,6 +9,7 @@ import pytest
 from pipelines import cli, status
 from pipelines.status import Look, Snapshot
 from tests.datasets import write_dataset
+from tests.embeddings import clustered, write_embeddings
 
 
 def test_markers_and_notes_add_up(tmp_path: Path) -> None:
@@ -59,3 +60,15 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == (
         f"gesso: {tmp_path}/nothing holds no collection: give the --output of a `gesso collect`\n"
     )
+
+
+def test_embeddings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = [f"{number:032x}" for number in range(6)]
+    output = Path(write_embeddings(tmp_path / "embeddings", clustered(6, 8, 0), keys, [4, 2]))
+    (output / "plan.json").write_text('{"settings": {}, "input": [], "shards": 2}')
+    assert cli.main(["status", str(output)]) == 0
+    assert capsys.readouterr().out == "finished\n"
+    (output / "manifest.json").unlink()
+    (output / "00000_stats.json").write_text('{"count": 4}')
+    assert cli.main(["status", str(output)]) == 0
+    assert capsys.readouterr().out == "not finished: 1 parts committed\n"

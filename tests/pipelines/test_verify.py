@@ -18,6 +18,7 @@ from pipelines.errors import UserError
 from pipelines.schemas import plan_schema
 from pipelines.shards import Outcome
 from pipelines.verify import main, verify
+from tests.embeddings import clustered, write_embeddings
 
 SHARDS = 3
 PAIRS = 4  # of a shard: two kept, one not there, one too small
@@ -485,3 +486,28 @@ def test_needs_no_beam_and_no_pictures() -> None:
 
     script = "import sys, pipelines.verify; sys.exit(bool({'apache_beam', 'cv2', 'aiohttp'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+class TestEmbeddings:
+    """Directories that hold no shards: every file that the manifest lists."""
+
+    def test_whole(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        output = write_small_embeddings(tmp_path / "embeddings")
+        assert cli.main(["verify", output]) == 0
+        assert capsys.readouterr().out == f"{output} is whole\n"
+
+    def test_damaged(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        output = Path(write_small_embeddings(tmp_path / "embeddings"))
+        block = output / "img_emb/img_emb_00001.npy"
+        block.write_bytes(block.read_bytes()[:-1] + b"?")
+        (output / "metadata/metadata_00000.parquet").unlink()
+        assert cli.main(["verify", str(output)]) == 1
+        assert capsys.readouterr().out.splitlines() == [
+            "metadata/metadata_00000.parquet: missing",
+            "img_emb/img_emb_00001.npy: sha256 differs from manifest.json",
+            f"{output}: 2 problems",
+        ]
+
+
+def write_small_embeddings(folder: Path) -> str:
+    return write_embeddings(folder, clustered(6, 8, 0), [f"{n:032x}" for n in range(6)], [4, 2])
