@@ -415,7 +415,9 @@ def listed(output: str, present: dict[str, int], begin: Advance, advance: Advanc
         entries |= block["files"]
     begin(sum(present.get(name, 0) for name in entries))
     with ThreadPoolExecutor(THREADS) as pool:
-        found = pool.map(lambda item: export_check.check_file(output, *item, present, advance), entries.items())
+        found = pool.map(
+            lambda item: export_check.check_file(output, item[0], item[1], present, advance), entries.items()
+        )
         return [problem for problem in found if problem]
 
 

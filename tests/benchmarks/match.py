@@ -210,10 +210,10 @@ def main() -> None:
         os.execve(sys.executable, [sys.executable, *sys.argv], fast)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        memory(folder, given.sizes)  # first: a child's peak is at least what its parent held at the fork
         training, references = clustered(given.training, 0), clustered(given.references, 1)
         search = check_exact(folder, training, references)
         rates(search, training, references, given.rounds)
-        memory(folder, given.sizes)
 
 
 if __name__ == "__main__":
