@@ -144,19 +144,17 @@ class Trainer:
         )
 
     def update(self, batch: Pair) -> Figures:
-        """One step of AdamW on the mean loss of all processes' pairs. Raises UserError where the loss is not finite."""
+        """One step of AdamW on the mean loss of all processes' pairs. Raises UserError where it is not finite."""
         self._parallel.train()
         pictures = torch.cat((batch.plain, batch.altered)).to(self._group.device).float() / 255
         plain, altered = self._parallel(pictures.contiguous(memory_format=torch.channels_last)).chunk(2)
         contrast = info_nce(plain, altered, torch.as_tensor(batch.picture, device=self._group.device))
         figures = self._mean(torch.stack((contrast.loss.detach(), contrast.accuracy)))
-        if not isfinite(figures[0]):
-            raise UserError(
-                f"the loss of update {self.step + 1} is {figures[0]}: lower --learning_rate; {self._saved()}"
-            )
+        self._check("loss", figures[0])
         self._optimizer.zero_grad()
         contrast.loss.backward()  # type: ignore[no-untyped-call]
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), LARGEST_GRADIENT))
+        self._check("gradient", norm)
         rate = step_size(self.step, self._run.learn)
         for parameters in self._optimizer.param_groups:
             parameters["lr"] = rate
@@ -204,6 +202,11 @@ class Trainer:
         if self._group.size > 1:
             dist.all_reduce(values)
         return [float(value) for value in values / self._group.size]
+
+    def _check(self, what: str, value: float) -> None:
+        """Raises UserError where it is no finite number; the weights are still those of the update before."""
+        if not isfinite(value):
+            raise UserError(f"the {what} of update {self.step + 1} is {value}: lower --learning_rate; {self._saved()}")
 
     def _saved(self) -> str:
         there = files.exists(self.checkpoint)

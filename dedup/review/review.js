@@ -64,6 +64,7 @@ let texts; // keys, captions, nearest captions, by item
 let uids, shards; // by sample
 let N = 0, P = 0, starts, ownerOf, itemOf;
 let verdicts; // Uint8Array, by pair
+let judgedIn; // Uint16Array: how many pairs of an item are judged
 let threshold = START;
 let decided = false; // whether anyone has chosen a threshold or judged a pair
 let view; // Int32Array of items
@@ -79,20 +80,27 @@ const isDuplicate = (pair) => (verdicts[pair] ? verdicts[pair] === DUPLICATE : d
 
 /* ── What follows from the decision ───────────────────────────────────────────────────────────────────────────────── */
 
-/** Counts of everything that the panel shows: one pass over the pairs. */
+function setVerdict(pair, verdict) {
+  judgedIn[ownerOf[pair]] += Boolean(verdict) - Boolean(verdicts[pair]);
+  verdicts[pair] = verdict;
+}
+
+/** Counts of everything that the panel shows. Of items that nobody judged, it looks no further than to the threshold. */
 function tally() {
-  const dropped = new Uint8Array(data.distinct);
+  const dropped = new Uint8Array(data.distinct), similarity = data.similarity;
   const told = { references: 0, samples: 0, pairs: 0, judged: [0, 0, 0], over: [0, 0, 0], lowest: -1, highest: -1 };
   for (let item = 0; item < N; item++) {
-    let out = 0;
-    for (let pair = starts[item]; pair < starts[item + 1]; pair++) {
-      const verdict = verdicts[pair], over = data.similarity[pair] >= threshold;
+    const before = told.pairs, end = starts[item + 1], judged = judgedIn[item];
+    for (let pair = starts[item]; pair < end; pair++) {
+      const verdict = verdicts[pair], over = similarity[pair] >= threshold;
+      if (!over && !judged) break;
       if (verdict) judge(told, pair, verdict, over);
-      if (verdict ? verdict === DUPLICATE : over) { out = 1; told.pairs++; dropped[data.samples[pair]] = 1; }
+      if (verdict ? verdict !== DUPLICATE : !over) continue;
+      told.pairs++;
+      if (!dropped[data.samples[pair]]) told.samples += dropped[data.samples[pair]] = 1;
     }
-    told.references += out;
+    if (told.pairs > before) told.references++;
   }
-  for (const one of dropped) told.samples += one;
   return told;
 }
 
@@ -327,7 +335,7 @@ function makeRow() {
   const part = (name) => root.querySelector(name);
   const side = (name) => ({
     frame: part(`${name} .frame`), image: part(`${name} img`), absent: part(`${name} .absent`), key: part(`${name} .key`),
-    size: part(`${name} .size`), link: part(`${name} a`), text: part(`${name} .text`),
+    size: part(`${name} .size`), link: part(`${name} a`), text: part(`${name} .text`), kind: part(`${name} b`),
   });
   const row = {
     root, place: -1, item: -1, y: -1, placeText: part(".place"), chip: part(".chip"), also: part(".also"), similarity: part(".similarity"),
@@ -372,6 +380,7 @@ function drawRow(row, item, place) {
   drawSide(row.reference, "references", item, texts.keys[item], texts.captions[item], told && told.references, told ? item % data.chunk : -1, isCurrent);
   const sample = data.samples[pair], within = told ? pair - starts[item - (item % data.chunk)] : -1;
   const caption = told ? told.pairs.caption[within] : chosen ? "" : texts.nearest[item];
+  put(row.sample.kind, chosen ? `Training, neighbour ${chosen + 1}` : "Training");
   drawSide(row.sample, "samples", sample, uids[sample], caption, told && told.pairs, within, isCurrent);
   if (!quick) drawRanks(row, item, chosen, isCurrent);
   row.ranks.hidden = quick;
@@ -386,7 +395,7 @@ function drawChip(chip, pair) {
 function drawSide(side, series, picture, key, caption, told, within, isCurrent) {
   drawImage(side.image, series, picture, side.absent);
   put(side.key, key);
-  attr(side.key, "title", key);
+  attr(side.key, "title", series === "samples" && shards[picture] !== null ? `${key}, in shard ${shards[picture]}` : key);
   put(side.text, caption || "");
   attr(side.text, "title", caption || "");
   put(side.size, told ? sizeOf(told, within) : "");
@@ -609,12 +618,21 @@ function step(one) {
 /** Puts one side of a step into force: a pair's verdict, the threshold, or a whole decision. */
 function apply(one, side) {
   if (one.threshold) threshold = one[side];
-  else if (one.whole) ({ threshold } = one[side]), verdicts.set(one[side].verdicts);
-  else verdicts[one.pair] = one[side];
+  else if (one.whole) force(one[side]);
+  else setVerdict(one.pair, one[side]);
   decided = true;
   refresh();
   stale();
   if (!one.sliding) save();
+}
+
+/** A whole decision takes the place of what there was. */
+function force(told) {
+  threshold = told.threshold;
+  verdicts.set(told.verdicts);
+  judgedIn.fill(0);
+  for (let pair = 0; pair < P; pair++) if (verdicts[pair]) judgedIn[ownerOf[pair]]++;
+  decided = true;
 }
 
 function back(from, to, side) {
@@ -664,6 +682,7 @@ function lowerPlace(item) {
 
 function hasVerdict(item, wanted) {
   if (wanted === "unjudged") return !verdicts[starts[item]];
+  if (!judgedIn[item]) return false;
   for (let pair = starts[item]; pair < starts[item + 1]; pair++) {
     if (verdicts[pair] && (wanted === "judged" || WORDS[verdicts[pair]] === wanted)) return true;
   }
@@ -920,7 +939,7 @@ function takeOver(value, keep) {
   const after = { verdicts: understand(value), threshold: value.threshold };
   const before = { verdicts: verdicts.slice(), threshold };
   if (keep) step({ whole: true, before, after });
-  else { threshold = after.threshold; verdicts.set(after.verdicts); decided = true; if (value.who) $("who").value = value.who; refresh(); stale(); }
+  else { force(after); if (value.who) $("who").value = value.who; refresh(); stale(); }
 }
 
 async function importFile() {
@@ -1060,6 +1079,7 @@ function unpackAll(told) {
     ownerOf.fill(item, starts[item], starts[item + 1]);
   }
   verdicts = new Uint8Array(P);
+  judgedIn = new Uint16Array(N);
   view = Int32Array.from({ length: N }, (_, item) => item);
   const least = data.similarity.reduce((one, other) => Math.min(one, other), 0.95);
   lowest = Math.max(-1, Math.floor(least * 20) / 20);

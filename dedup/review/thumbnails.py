@@ -18,7 +18,6 @@ THREADS = min(16, 4 * (os.cpu_count() or 1))  # decoding leaves the interpreter 
 FOLDER_FILES = 64  # pictures of a folder that one task makes
 PER_FOLDER = 1000  # thumbnails side by side
 ABSENT, UNREADABLE = "absent", "unreadable"  # not in its tar or metadata; its file cannot be opened
-REASONS = (ABSENT, UNREADABLE, "not_an_image", "undecodable")
 
 
 class Wanted(NamedTuple):
@@ -45,7 +44,7 @@ def name_of(number: int) -> str:
 
 def present(folder: str) -> set[int]:
     """The numbers of the thumbnails that are there."""
-    return {int(item.path[-10:-4]) for item in files.find(files.join(folder, "*", "*.jpg"))}
+    return {int(os.path.basename(item.path)[:-4]) for item in files.find(files.join(folder, "*", "*.jpg"))}
 
 
 def tasks(source: str, wanted: list[Wanted]) -> list[Task]:

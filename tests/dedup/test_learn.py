@@ -13,6 +13,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dedup import augment, learn
+from dedup.contrast import Contrast, info_nce
 from dedup.settings import DetectorConfig, LearnSettings
 from dedup.trainer import Group, Trainer, step_size
 from pipelines import cli
@@ -140,12 +141,31 @@ class TestMistakes:
         assert "begun with other settings: steps was 6, is 9; seed was 0, is 5" in capsys.readouterr().err
         assert detector_of(trained) == before
 
-    def test_a_loss_that_is_no_number(self, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        assert run(data, tmp_path, "--learning_rate", "1e25", "--save_every", "1") == 2
+    @pytest.mark.parametrize(("factor", "what"), [(float("nan"), "loss"), (1e38, "gradient")])
+    def test_a_figure_that_is_no_number(
+        self,
+        data: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+        factor: float,
+        what: str,
+    ) -> None:
+        """The third update goes wrong: the checkpoint of the second stays."""
+        updates = iter(range(10))
+
+        def spoiled(*halves: torch.Tensor) -> Contrast:
+            contrast = info_nce(*halves)
+            return contrast._replace(loss=contrast.loss * factor) if next(updates) == 2 else contrast
+
+        monkeypatch.setattr("dedup.trainer.info_nce", spoiled)
+        assert run(data, tmp_path, "--save_every", "1") == 2
         error = capsys.readouterr().err.splitlines()[-1]
-        assert "is nan: lower --learning_rate" in error
+        assert f"the {what} of update 3 is nan: lower --learning_rate" in error
         assert f"the last checkpoint is {tmp_path}/checkpoint.pt" in error
-        assert all(value.isfinite().all() for value in torch.load(tmp_path / "checkpoint.pt")["model"].values())
+        state = torch.load(tmp_path / "checkpoint.pt")
+        assert state["step"] == 2
+        assert all(value.isfinite().all() for value in state["model"].values())
 
     @pytest.mark.parametrize(
         ("more", "message"),

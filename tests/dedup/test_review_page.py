@@ -17,6 +17,7 @@ from tests.reviews import HOSTILE, MODEL, similarity, write_tiny
 pytestmark = pytest.mark.browser
 
 CHROMIUM = Path("/usr/bin/chromium")
+SIZE = {"width": 1200, "height": 800}
 MANY = 300  # references of the larger overlap
 DRAWN = 12  # rows in the document at most
 STICKING_OUT = """rows => rows.flatMap(row => [...row.querySelectorAll(".mark, .figure, .frame, .chip, .ranks")]
@@ -62,15 +63,24 @@ class Page:
     def __init__(self, tab: Any, path: Path, url: str) -> None:
         self.tab, self.path, self.url = tab, path, url
         self.said: list[str] = []
-        tab.on("console", lambda message: self.said.append(message.text))
-        tab.on("pageerror", lambda error: self.said.append(str(error)))
-        tab.on("request", lambda request: self.hear(request.url))
+        self.heard = {
+            "console": lambda message: self.said.append(message.text),
+            "pageerror": lambda error: self.said.append(str(error)),
+            "request": lambda request: self.hear(request.url),
+        }
+        for kind, act in self.heard.items():
+            tab.on(kind, act)
         self.open()
 
     def hear(self, asked: str) -> None:
         """Remembers what is asked for elsewhere."""
         if not asked.startswith((self.url.rstrip("/"), "data:", "blob:")):
             self.said.append(asked)
+
+    def leave(self) -> None:
+        for kind, act in self.heard.items():
+            self.tab.remove_listener(kind, act)
+        self.tab.goto("about:blank")
 
     def open(self) -> None:
         self.tab.goto(f"{self.url}index.html")
@@ -108,8 +118,13 @@ class Page:
         return found
 
 
+@pytest.fixture(scope="module")
+def tab(browser: Any) -> Any:
+    return browser.new_context(viewport=SIZE).new_page()
+
+
 @pytest.fixture
-def serve(browser: Any) -> Iterator[Callable[..., Page]]:
+def serve(tab: Any) -> Iterator[Callable[..., Page]]:
     """Opens an overlap's page as `gesso review` serves it; nothing may be said on the console in the end."""
     closing: list[Callable[[], Any]] = []
     opened: list[Page] = []
@@ -124,9 +139,8 @@ def serve(browser: Any) -> Iterator[Callable[..., Page]]:
         thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         closing.extend((listening.server_close, thread.join, listening.shutdown))
-        made = browser.new_context(viewport={"width": 1200, "height": 800})
-        closing.append(made.close)
-        opened.append(Page(made.new_page(), path, listening.url))
+        opened.append(Page(tab, path, listening.url))
+        closing.append(opened[-1].leave)
         return opened[-1]
 
     yield opener
@@ -136,16 +150,19 @@ def serve(browser: Any) -> Iterator[Callable[..., Page]]:
 
 
 @pytest.fixture
-def as_file(browser: Any) -> Iterator[Callable[..., Page]]:
-    """Opens an overlap's page without a server."""
-    context = browser.new_context(viewport={"width": 1200, "height": 800})
+def as_file(tab: Any) -> Iterator[Callable[..., Page]]:
+    """Opens an overlap's page without a server, in a browser that has kept nothing."""
+    opened: list[Page] = []
 
     def opener(path: Path, decided: Decision | None = None) -> Page:
         folder.write_session(str(path / "review"), decided)
-        return Page(context.new_page(), path, f"file://{path}/review/")
+        opened.append(Page(tab, path, f"file://{path}/review/"))
+        return opened[-1]
 
     yield opener
-    context.close()
+    for page in opened:
+        page.tab.evaluate("() => localStorage.clear()")
+        page.leave()
 
 
 def given(path: Path, threshold: float, *overrides: Override) -> Decision:
@@ -427,6 +444,7 @@ class TestRemembering:
         other.kept(lambda kept: [item.reference_key for item in kept.overrides] == ["r0000", "r0011"])
         assert [text for text in page.said + other.said if "409" not in text] == []
         page.said.clear()
+        other.tab.close()
 
     def test_a_server_that_comes_back(self, serve: Callable[..., Page], small: Path) -> None:
         page = serve(small)
@@ -635,3 +653,4 @@ def test_nothing_sticks_out(serve: Callable[..., Page], small: Path) -> None:
         page.tab.set_viewport_size({"width": width, "height": 900})
         assert page.tab.evaluate("() => document.documentElement.scrollWidth") <= width
         assert page.tab.locator(".row:not([hidden])").evaluate_all(STICKING_OUT) == [], width
+    page.tab.set_viewport_size(SIZE)
