@@ -28,7 +28,7 @@ PICTURES = HERE / "pictures"
 OUTPUT = HERE.parent / "quickstart"
 TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp", "gif": "image/gif"}
 DEADLINE = 8  # seconds; the slow server never answers
-THRESHOLD = "0.75"  # as a person would choose it on the page
+THRESHOLD = "0.73"  # as a person would choose it on the page
 BOILERPLATE = (
     "IMG_2041.JPG",
     "Photographed on 3 May 2014",
