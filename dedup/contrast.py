@@ -2,9 +2,8 @@
 
 b pairs of this process, B = b · processes, D dimension.
 
-Tried without gain (2 cores, EfficientNet-lite0, 64 pairs): a memory of earlier embeddings as further negatives, from
-which all embeddings flee together (share of nearest 84% → 2% in 200 updates); no gradient through the plain pictures,
-which makes an update a third cheaper and learns less in the same time (loss 0.52 against 0.35 after 75 s).
+Tried without gain (docs/detector.md): a memory of earlier embeddings as further negatives, from which all embeddings
+flee together; no gradient through the plain pictures.
 """
 
 from typing import NamedTuple
