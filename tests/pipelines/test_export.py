@@ -22,8 +22,8 @@ from dedup.decision import Override
 from pipelines import cli, copying, files, shards
 from pipelines.dealing import lots_of
 from tests.datasets import write_dataset
+from tests.filesystems import Memory
 from tests.overlaps import decide, write_overlap, write_repeats
-from tests.pipelines.test_files import Memory
 
 SHARDS, LINKS = 3, 30
 KEPT = SHARDS * LINKS * 6 // 10
