@@ -82,7 +82,7 @@ def open_shards(path: str) -> Source:
     Raises UserError: no shards, a collection that is not finished, shards that are damaged as far as their sizes, ends
     and markers show.
     """
-    path = absolute(path)
+    path = files.absolute(path)
     markers, found = dataset.committed(path), {item.path: item for item in files.find(files.join(path, "*.tar"))}
     tars = {index: found.pop(files.join(path, layout.tar_name(index)), None) for index in markers}
     if not tars and not found:
@@ -191,7 +191,7 @@ def open_folder(path: str, annotations: str | None) -> Source:
 
     Raises UserError: no picture, two with the same key, an annotation file that is none or of other pictures.
     """
-    path = absolute(path)
+    path = files.absolute(path)
     found = files.find(files.join(path, "**"))
     pictures = [item for item in found if suffix_of(item.path) in SUFFIXES]
     if not pictures:
@@ -261,7 +261,7 @@ def read_annotations(path: str) -> dict[str, tuple[str | None, str | None]]:
 
 def annotation_summary(path: str) -> Json:
     body = read(path)
-    return {"path": absolute(path), "bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+    return {"path": files.absolute(path), "bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
 
 
 def summary(listing: list[Found], path: str) -> Json:
@@ -277,7 +277,3 @@ def key_of(path: str) -> str:
 
 def suffix_of(path: str) -> str:
     return os.path.splitext(path)[1][1:].lower()
-
-
-def absolute(path: str) -> str:
-    return os.path.abspath(path) if files.is_local(path) else path.rstrip("/")
