@@ -57,17 +57,20 @@ class Exchange:
             self.web.sent[self.path] += len(piece)
 
     async def head(self, status: int = 200, **headers: str) -> None:
-        """The status line and headers; `Content_Length="3"` becomes `Content-Length: 3`."""
+        """Sends the status line and headers; `Content_Length="3"` becomes `Content-Length: 3`."""
+        await self.send(self.head_bytes(status, headers))
+
+    def head_bytes(self, status: int, headers: dict[str, str]) -> bytes:
         lines = [
             f"HTTP/1.1 {status} {responses.get(status, 'Odd')}",
             *(f"{name.replace('_', '-')}: {headers[name]}" for name in headers),
         ]
-        await self.send(("\r\n".join(lines) + "\r\n\r\n").encode())
+        return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
     async def answer(self, body: bytes, status: int = 200, **headers: str) -> None:
-        """A whole and honest answer."""
-        await self.head(status, Content_Length=str(len(body)), **headers)
-        await self.send(body)
+        """A whole and honest answer, in one piece: a client gives up a connection whose redirect lacks its body."""
+        head = self.head_bytes(status, {"Content_Length": str(len(body)), **headers})
+        await self.send(head + body)
 
     async def until_released(self) -> None:
         """Returns when the test calls `web.release()` or the server ends; the client may leave earlier."""

@@ -314,7 +314,7 @@ def test_connections_are_kept_and_used_again() -> None:
             b"abc",
             b"end",
         ]
-        assert web.connections < 3  # for six requests; one was seen to be given up on a busy machine
+        assert web.connections == 1
 
 
 def test_many_links_of_one_host_are_asked_for_at_once() -> None:
