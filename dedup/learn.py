@@ -9,11 +9,10 @@ pipelines.cli train detector …`. b pairs of a process, B of all, D dimension.
 """
 
 import os
-import signal
 import sys
 from argparse import SUPPRESS, ArgumentParser
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -66,18 +65,19 @@ def parse(argv: Sequence[str]) -> Run:
 def main(argv: Sequence[str]) -> int:
     """`gesso train detector`: trains to the last step, or until it is told to stop."""
     run = parse(argv)
-    from dedup.trainer import Trainer, processes
+    from dedup.trainer import Trainer
+    from pipelines.processes import processes, stopping
 
     with processes() as group, stopping() as stop:
         trainer = Trainer(run, group)
         with closing(trainer):
-            through = train(run, trainer, stop)
+            through = train(run, trainer, lambda: group.agreed(bool(stop)))
         if group.rank == 0:
             print(f"{run.output}: {'detector written' if through else f'stopped after update {trainer.step}'}")
     return 0
 
 
-def train(run: Run, trainer: "Trainer", stop: list[int]) -> bool:
+def train(run: Run, trainer: "Trainer", stop: Callable[[], bool]) -> bool:
     """The loop: an update, its figures, now and then a checkpoint. Whether it came to the last step."""
     begun, first = monotonic(), trainer.step
     show = Display(run.learn.steps)
@@ -86,24 +86,13 @@ def train(run: Run, trainer: "Trainer", stop: list[int]) -> bool:
         rate = (trainer.step - first) / (monotonic() - begun)
         trainer.note(figures, rate)
         show(trainer.step, figures, rate)
-        stopped = trainer.agreed(bool(stop))
+        stopped = stop()
         if stopped or trainer.step % run.save_every == 0 or trainer.step == run.learn.steps:
             trainer.save()
         if stopped:
             return False
     trainer.finish()
     return True
-
-
-@contextmanager
-def stopping() -> Iterator[list[int]]:
-    """A list that fills when SIGTERM comes: the update under way is finished and saved."""
-    told: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
-    try:
-        yield told
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class Display:

@@ -1,16 +1,13 @@
 """A detector's training: pairs in an order that the seed decides, updates, checkpoints, figures. No Beam."""
 
-import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from math import cos, isfinite, pi
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
@@ -22,36 +19,11 @@ from dedup.settings import LearnSettings, Run
 from pipelines import files
 from pipelines.errors import Rejected, UserError
 from pipelines.images import Pixels
+from pipelines.processes import Group
 
 CHECKPOINT = "checkpoint.pt"
 MARGIN = 3  # halves of the model's side: how large pictures are when they are altered
 LARGEST_GRADIENT = 1.0  # norm of all gradients together
-
-
-class Group(NamedTuple):
-    """The processes of a training and this one's part."""
-
-    rank: int
-    size: int
-    device: torch.device
-
-
-@contextmanager
-def processes() -> Iterator[Group]:
-    """Joins what torchrun has started; alone without it."""
-    cuda = torch.cuda.is_available()
-    if "WORLD_SIZE" not in os.environ:
-        yield Group(0, 1, torch.device("cuda" if cuda else "cpu"))
-        return
-    dist.init_process_group("nccl" if cuda else "gloo")
-    local = int(os.environ["LOCAL_RANK"])
-    device = torch.device("cuda", local) if cuda else torch.device("cpu")
-    if cuda:
-        torch.cuda.set_device(device)
-    try:
-        yield Group(dist.get_rank(), dist.get_world_size(), device)
-    finally:
-        dist.destroy_process_group()
 
 
 class Pair(NamedTuple):
@@ -186,22 +158,12 @@ class Trainer:
             for name, value in {**figures._asdict(), "pairs_per_second": rate * self._run.learn.batch_size}.items():
                 self._board.add_scalar(name, value, self.step)
 
-    def agreed(self, wish: bool) -> bool:
-        """Whether any process wishes so."""
-        if self._group.size == 1:
-            return wish
-        wishes = torch.tensor(float(wish), device=self._group.device)
-        dist.all_reduce(wishes, dist.ReduceOp.MAX)
-        return bool(wishes)
-
     def close(self) -> None:
         if self._board:
             self._board.close()
 
     def _mean(self, values: Tensor) -> list[float]:
-        if self._group.size > 1:
-            dist.all_reduce(values)
-        return [float(value) for value in values / self._group.size]
+        return [float(value) for value in self._group.total(values) / self._group.size]
 
     def _check(self, what: str, value: float) -> None:
         """Raises UserError where it is no finite number; the weights are still those of the update before."""

@@ -1,7 +1,6 @@
 """`gesso train detector`: the same weights however it is stopped, what it says to mistakes, its figures."""
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,8 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dedup import augment, learn
 from dedup.contrast import Contrast, info_nce
 from dedup.settings import DetectorConfig, LearnSettings
-from dedup.trainer import Group, Trainer, step_size
+from dedup.trainer import Trainer, step_size
 from pipelines import cli
+from pipelines.processes import Group
 from tests.datasets import picture
 
 TINY = ("--preset", "tiny", "--width", "0.1", "--image_size", "32", "--dimension", "8", "--batch_size", "4")
@@ -67,7 +67,7 @@ def test_stopped_after_every_update_it_ends_with_the_same_weights(data: Path, tr
     for step in range(1, 7):
         trainer = Trainer(job, ALONE)
         assert trainer.step == step - 1
-        assert not learn.train(job, trainer, [signal.SIGTERM])
+        assert not learn.train(job, trainer, lambda: True)
         trainer.close()
     assert run(data, tmp_path) == 0
     assert detector_of(tmp_path) == detector_of(trained)
@@ -103,14 +103,6 @@ def test_pictures_are_learned(data: Path, tmp_path: Path, monkeypatch: pytest.Mo
     board = EventAccumulator(str(tmp_path)).Reload()
     assert all(event.value == 1 for event in board.Scalars("accuracy")[-5:])
     assert all(event.value < 0.5 for event in board.Scalars("loss")[-5:])
-
-
-def test_a_signal_to_stop_is_remembered() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with learn.stopping() as told:
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert told == [signal.SIGTERM]
-    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize(

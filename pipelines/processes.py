@@ -1,0 +1,71 @@
+"""The processes of one job on PyTorch: who they are, how they agree, how they are told to stop. torch; no Beam."""
+
+import ctypes
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
+
+
+class Group(NamedTuple):
+    """The processes of a job and this one's part."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over all processes, the same in each; `values` itself where there is one alone."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def agreed(self, wish: bool) -> bool:
+        """Whether any process wishes so."""
+        return wish if self.size == 1 else bool(self.total(torch.tensor(float(wish), device=self.device)))
+
+
+@contextmanager
+def processes() -> Iterator[Group]:
+    """Joins what torchrun has started; alone without it."""
+    cuda = torch.cuda.is_available()
+    if "WORLD_SIZE" not in os.environ:
+        yield Group(0, 1, torch.device("cuda" if cuda else "cpu"))
+        return
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    local = int(os.environ["LOCAL_RANK"])
+    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    try:
+        yield Group(dist.get_rank(), dist.get_world_size(), device)
+    finally:
+        dist.destroy_process_group()
+
+
+def keep_memory() -> None:
+    """Has glibc keep what tensors leave, for the next of their size: to fault it in anew takes a CPU training longer
+    than its arithmetic (measured in tests/benchmarks/dvae.py). Does nothing with another C library.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "gnu_get_libc_version"):
+        library.mallopt(M_MMAP_MAX, 0)
+        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+@contextmanager
+def stopping() -> Iterator[list[int]]:
+    """A list that fills when SIGTERM comes: the update under way is finished and saved."""
+    told: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    try:
+        yield told
+    finally:
+        signal.signal(signal.SIGTERM, before)
