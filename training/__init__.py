@@ -1,0 +1,1 @@
+"""Shards → models → pictures. No Beam, nothing of dedup."""
