@@ -1,0 +1,161 @@
+"""Captions ↔ token ids: byte-level BPE on lower case, in 256 positions that each have a padding of their own.
+
+    slot   0               1 … n            n+1 … 255
+    id     V               BPE, below V     V+n+1 … V+255        V tokens, V + 256 ids in all
+
+Start-of-text takes slot 0, and with it the id of slot 0's padding, which could never occur. A caption of more than 255
+tokens is cut. No torch.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers.trainers import BpeTrainer
+
+from pipelines import files
+from pipelines.errors import UserError
+from training import storage
+from training.tokenizer.dropout import Merges, draws
+from training.tokenizer.settings import DROPOUT, FILE, POSITIONS, TOKEN_BYTES
+
+Json = dict[str, Any]
+Ids = npt.NDArray[np.uint16]
+
+# GPT-2's words, each run at most so long: what stands far behind a place cannot change its tokens, so that a caption of
+# a megabyte may be cut, and merging a word takes bounded time.
+RUN = 64
+PATTERN = (
+    rf"'s|'t|'re|'ve|'m|'ll|'d| ?\p{{L}}{{1,{RUN}}}| ?\p{{N}}{{1,{RUN}}}| ?[^\s\p{{L}}\p{{N}}]{{1,{RUN}}}"
+    rf"|\s{{1,{RUN}}}(?!\S)|\s{{1,{RUN}}}"
+)
+# More characters than 255 tokens can hold, and behind them room for a word and what the pattern looks ahead.
+MOST_CHARACTERS = (POSITIONS - 1) * TOKEN_BYTES + 4 * RUN
+MIN_FREQUENCY = 2  # what occurs once teaches no merge
+ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
+SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+class Tokenizer:
+    """A trained tokenizer; its methods may run on any thread."""
+
+    positions = POSITIONS
+
+    def __init__(self, vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> None:
+        self._bpe = blank(models.BPE(vocab=vocabulary, merges=merges))
+        self._words = self._bpe.pre_tokenizer
+        self._lower = self._bpe.normalizer
+        self._merges = Merges(vocabulary, merges)
+        self._first = len(vocabulary)
+        self._slots = np.arange(self._first, self.size).astype(np.uint16)
+
+    @classmethod
+    def open(cls, path: str) -> "Tokenizer":
+        """Of a `tokenizer.json`, or of the directory that holds one.
+
+        Raises UserError where there is none, where it is damaged, and where `gesso train tokenizer` did not write it.
+        """
+        name = path if path.endswith(".json") else files.join(path, FILE)
+        if not storage.exists(name):
+            raise UserError(f"{name} is missing: give the --output of a `gesso train tokenizer`")
+        try:
+            return cls(*parts(json.loads(storage.read(name))))
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{name} is damaged, or no tokenizer of gesso's ({error!r}): `gesso train tokenizer` writes one"
+            ) from error
+
+    @property
+    def size(self) -> int:
+        """Ids in all: the tokens of the byte-pair encoding and one for each position."""
+        return self._first + POSITIONS
+
+    def encode(self, caption: str, random: np.random.Generator | None = None) -> Ids:
+        """The ids of a caption, (256,) uint16; with `random` under BPE dropout of 10%, by numbers that it gives."""
+        text = plain(caption)
+        tokens = self._bpe.encode(text).ids if random is None else self._dropped(text, random)
+        ids = self._slots.copy()
+        tokens = tokens[: POSITIONS - 1]
+        ids[1 : 1 + len(tokens)] = tokens
+        return ids
+
+    def length(self, caption: str) -> int:
+        """How many tokens a caption takes, 255 at most."""
+        return min(len(self._bpe.encode(plain(caption))), POSITIONS - 1)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The lower-cased text of the ids, without start-of-text and padding; U+FFFD where a character was cut."""
+        return str(self._bpe.decode([int(each) for each in ids if each < self._first]))
+
+    def _dropped(self, text: str, random: np.random.Generator) -> list[int]:
+        words = self._words.pre_tokenize_str(self._lower.normalize_str(text))
+        draw, ids = draws(random), list[int]()
+        for word, _ in words:
+            if len(ids) >= POSITIONS - 1:
+                break
+            ids += self._merges.ids(word, draw, DROPOUT)
+        return ids
+
+
+def plain(caption: str) -> str:
+    """As much of a caption as 255 tokens can hold; U+FFFD for a lone surrogate, which is no character."""
+    return SURROGATES.sub("\ufffd", caption[:MOST_CHARACTERS])
+
+
+def blank(model: models.BPE) -> tokenizers.Tokenizer:
+    """Hugging Face's tokenizer around a model: lower case, words, bytes."""
+    result = tokenizers.Tokenizer(model)
+    result.normalizer = normalizers.Lowercase()
+    words = pre_tokenizers.Split(Regex(PATTERN), "isolated")
+    in_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    result.pre_tokenizer = pre_tokenizers.Sequence([words, in_bytes])
+    result.decoder = decoders.ByteLevel()
+    return result
+
+
+def train(captions: Iterable[str], vocabulary: int) -> str:
+    """Learns the merges of some captions; returns `tokenizer.json`, the same for the same captions.
+
+    Captions that are poor hold fewer tokens than `vocabulary`.
+    """
+    learnt = blank(models.BPE())
+    trainer = BpeTrainer(
+        vocab_size=vocabulary,
+        min_frequency=MIN_FREQUENCY,
+        max_token_length=TOKEN_BYTES,
+        initial_alphabet=ALPHABET,
+        show_progress=False,
+    )
+    learnt.train_from_iterator(map(plain, captions), trainer)
+    learnt.add_special_tokens([AddedToken(name, normalized=False) for name in slot_names()])
+    return str(learnt.to_str(pretty=True)) + "\n"
+
+
+def slot_names() -> list[str]:
+    """What tokenizer.json calls the ids from V on."""
+    return ["<|startoftext|>", *(f"<|padding_{position}|>" for position in range(1, POSITIONS))]
+
+
+def parts(told: Json) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Vocabulary and merges of a tokenizer.json. Raises what a wrong shape raises where it is not ours."""
+    vocabulary = {str(token): int(number) for token, number in told["model"]["vocab"].items()}
+    merges = [(str(left), str(right)) for left, right in told["model"]["merges"]]
+    added = [(token["id"], token["content"]) for token in told["added_tokens"]]
+    if told["normalizer"]["type"] != "Lowercase":
+        raise ValueError("it does not lower the case")
+    if told["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] != PATTERN:
+        raise ValueError("it cuts other words")
+    if added != list(enumerate(slot_names(), len(vocabulary))):
+        raise ValueError("it has other special tokens")
+    if sorted(vocabulary.values()) != list(range(len(vocabulary))) or not set(ALPHABET) <= vocabulary.keys():
+        raise ValueError("its vocabulary is not whole")
+    if any(not {left, right, left + right} <= vocabulary.keys() for left, right in merges):
+        raise ValueError("a merge is not in its vocabulary")
+    if max(map(len, vocabulary)) > TOKEN_BYTES:
+        raise ValueError(f"it has a token of more than {TOKEN_BYTES} bytes")
+    return vocabulary, merges
