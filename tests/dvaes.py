@@ -1,0 +1,40 @@
+"""Small dVAEs for tests: a checkpoint of one that never learnt, and one whose codes are plain to see."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.dvae.model import DVAE
+from training.dvae.settings import DvaeConfig
+
+CONFIG = DvaeConfig(image_size=32, vocabulary=64, width=4, input_width=4, blocks=1)
+LARGEST = DvaeConfig(image_size=32, vocabulary=1 << 16)  # codes that fit 16 bits
+
+
+def write_dvae(path: Path, seed: int = 0, config: DvaeConfig = CONFIG) -> str:
+    """A whole checkpoint with random weights; gives its path."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        state = DVAE(config).state_dict()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"average": state, "numbers": {"settings": asdict(config)}}, path)
+    return str(path)
+
+
+class Plain:
+    """Codes are the first red value of each 8×8 pixels, times 256: the faces of `DVAE` that encoding needs."""
+
+    def __init__(self, config: DvaeConfig = LARGEST) -> None:
+        self.config = config
+        self.batches: list[int] = []
+
+    def codes(self, pixels: Tensor) -> Tensor:
+        assert pixels.dtype == torch.uint8
+        self.batches.append(len(pixels))
+        return pixels[:, ::8, ::8, 0].long() * 256
+
+    def identity(self) -> dict[str, Any]:
+        return {"kind": "plain"}

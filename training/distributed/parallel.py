@@ -1,0 +1,69 @@
+"""How a dVAE is spread over processes: whole in each (DDP) or in shares (FSDP). The model knows nothing of it."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from pipelines.processes import Group
+from training.dvae.block import Block
+from training.dvae.model import DVAE
+
+
+def spread(model: DVAE, group: Group, parallel: str) -> nn.Module:
+    """The model as all processes together train it; with FSDP the parameters of `model` itself become shares."""
+    if group.size == 1:
+        return model
+    if parallel == "ddp":
+        return nn.parallel.DistributedDataParallel(model)
+    model.to(memory_format=torch.contiguous_format)  # FSDP takes no other
+    mesh = init_device_mesh(group.device.type, (group.size,))
+    # Encoder and decoder are roots of their own: an evaluation calls one without the other. A root would keep whole
+    # weights after a forward pass, and an update behind an evaluation would still see the averaged ones.
+    for half in (model.encoder, model.decoder):
+        for layer in half.modules():
+            if isinstance(layer, Block):
+                fully_shard(layer, mesh=mesh, reshard_after_forward=True)
+        fully_shard(half, mesh=mesh, reshard_after_forward=True)
+    return model
+
+
+@contextmanager
+def gathering(model: nn.Module, last: bool) -> Iterator[None]:
+    """Adds up gradients in each process alone, until the `last` part of an update."""
+    if isinstance(model, nn.parallel.DistributedDataParallel) and not last:
+        with model.no_sync():
+            yield
+        return
+    for half in model.children():
+        if isinstance(half, FSDPModule):
+            half.set_requires_gradient_sync(last)
+    yield
+
+
+def local(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """This process's part of each tensor, the same memory."""
+    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The whole tensor, in every process: all must ask together."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+@torch.no_grad()
+def fill(target: Tensor, value: Tensor) -> None:
+    """Copies a whole tensor into `target`, or its share of it."""
+    if isinstance(target, DTensor):
+        value = cast(Tensor, distribute_tensor(value.to(target.device), target.device_mesh, target.placements))
+    target.copy_(value)
+
+
+def norm(tensors: Iterable[Tensor]) -> float:
+    """The L2 norm of all tensors together."""
+    return float(whole(nn.utils.get_total_norm(list(tensors))))

@@ -1,0 +1,1 @@
+"""The discrete VAE: pictures → grids of codes → pictures (paper section 2)."""

@@ -1,0 +1,177 @@
+"""A dVAE on the validation split: bounds, errors, codes in use, and pictures for people. torch.
+
+Relaxed: codes drawn at the training's temperature; hard: the likeliest codes, as `gesso encode` writes them.
+"""
+
+import io
+from collections.abc import Iterator
+from math import ceil, sqrt
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipelines.images import Pixels
+from pipelines.processes import Group
+from training.data.loader import in_order
+from training.data.split import Split
+from training.dvae import metrics, objective
+from training.dvae.model import DVAE, planes
+from training.dvae.noise import exponential
+from training.dvae.objective import SUBPIXELS
+from training.dvae.settings import FACTOR
+
+SHOWN = 16  # pictures of a grid, in rows of 8
+ACROSS = 8
+AROUND = 3  # a code's picture is what stands in the middle of 3×3 of it
+GAP = 2  # pixels
+
+
+class Evaluation(NamedTuple):
+    """What an evaluation found, the same in every process but for the pictures, which the first alone has."""
+
+    values: dict[str, float]
+    counts: Tensor  # int64 (K,): how often each code was the likeliest
+    originals: Tensor  # uint8 (n, S, S, 3)
+    reconstructions: Tensor  # likewise
+
+
+class Sums:
+    """What is added up over pictures, in float64, to be totalled over processes."""
+
+    NAMES = ("relaxed_nll", "hard_nll", "kl", "mse", "psnr", "ssim", "pictures")
+
+    def __init__(self, vocabulary: int, device: torch.device) -> None:
+        self.values = torch.zeros(len(self.NAMES), dtype=torch.float64, device=device)
+        self.counts = torch.zeros(vocabulary, dtype=torch.int64, device=device)
+
+    def add(self, each: dict[str, Tensor], codes: Tensor) -> None:
+        """`each`: (b,) by name."""
+        ones = torch.ones_like(each["mse"])
+        self.values += torch.stack([{**each, "pictures": ones}[name].double().sum() for name in self.NAMES])
+        self.counts += metrics.count_codes(codes, len(self.counts))
+
+    def means(self, group: Group) -> dict[str, float]:
+        """Totals over processes, then means over pictures."""
+        total = dict(zip(self.NAMES, group.total(self.values).tolist(), strict=True))
+        group.total(self.counts)
+        return {name: total[name] / total["pictures"] for name in self.NAMES[:-1]}
+
+
+@torch.no_grad()
+def evaluate(
+    model: DVAE, split: Split, samples: int, batch_size: int, temperature: float, group: Group, threads: int
+) -> Evaluation:
+    """The model as it is on the first `samples` pictures of a split; every process takes its share.
+
+    Every process makes as many forward passes as any other: with shares of the weights they need each other.
+    """
+    samples = min(samples, split.samples)
+    sums, shown = Sums(model.config.vocabulary, group.device), list[tuple[Tensor, Tensor]]()
+    share = in_order(split, model.config.image_size, samples, group.rank, group.size, threads, batch_size)
+    for keys, pixels in filled(share, ceil(ceil(samples / group.size) / batch_size), model.config.image_size):
+        taken = len(keys)
+        pixels = pixels.to(group.device)
+        each, codes, picture = measure(model, pixels, keys or [""], temperature)
+        sums.add({name: value[:taken] for name, value in each.items()}, codes[:taken])
+        if sum(len(pair[0]) for pair in shown) < SHOWN:
+            shown.append((pixels[:taken].cpu(), to_bytes(picture[:taken]).cpu()))
+    originals, reconstructions = (torch.cat(side)[:SHOWN] for side in zip(*shown, strict=True))
+    return Evaluation(named(sums.means(group), sums.counts), sums.counts, originals, reconstructions)
+
+
+def filled(batches: Iterator[tuple[list[str], Pixels]], count: int, size: int) -> Iterator[tuple[list[str], Tensor]]:
+    """`count` batches: behind the last one of a black picture that is no sample's."""
+    for _ in range(count):
+        keys, pixels = next(batches, ([], np.zeros((1, size, size, 3), np.uint8)))
+        yield keys, torch.from_numpy(pixels)
+
+
+def measure(
+    model: DVAE, pixels: Tensor, keys: list[str], temperature: float
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Figures of each picture (b,), its codes (b, g, g), and its reconstruction (b, 3, S, S) in 0…1."""
+    x, grid = objective.map_pixels(planes(pixels)), model.config.grid
+    logits = model.encoder(x)
+    shape = (grid, grid, model.config.vocabulary)
+    noise = objective.gumbel(exponential("evaluate", 0, [0] * len(keys), keys, shape, pixels.device)).movedim(3, 1)
+    relaxed = objective.logit_laplace(x, model.decoder(objective.relax(logits, noise, temperature)))
+    told = model.decoder(objective.harden(logits))
+    picture, true = objective.reconstruct(told), planes(pixels).float() / 255
+    squared = metrics.squared_error(picture, true)
+    each = {
+        "relaxed_nll": relaxed.mean((1, 2, 3)),
+        "hard_nll": objective.logit_laplace(x, told).mean((1, 2, 3)),
+        "kl": objective.kl_uniform(logits).mean((1, 2)),
+        "mse": squared,
+        "psnr": metrics.psnr(squared),
+        "ssim": metrics.ssim(picture, true),
+    }
+    return each, logits.argmax(1), picture
+
+
+def named(means: dict[str, float], counts: Tensor) -> dict[str, float]:
+    """The figures as they are logged. Bounds are −(nll + kl/192), the true ELBO, in nats per subpixel on (0, 1).
+
+    `val_nats_per_dim` is the hard bound for 8-bit values, what the authors' 3.6 to 3.7 seem to be (section 2): a
+    uniform density over 0…255 would have 5.54.
+    """
+    relaxed, hard = (-(means[name] + means["kl"] / SUBPIXELS) for name in ("relaxed_nll", "hard_nll"))
+    return {
+        "val_relaxed_elbo": relaxed,
+        "val_hard_elbo": hard,
+        "val_nats_per_dim": -hard + objective.TO_BYTES,
+        "val_kl": means["kl"],
+        "val_mse": means["mse"],
+        "val_psnr": means["psnr"],
+        "val_ssim": means["ssim"],
+        "val_codes_used": metrics.in_use(counts),
+        "val_perplexity": metrics.perplexity(counts),
+    }
+
+
+def to_bytes(pictures: Tensor) -> Tensor:
+    """(b, 3, h, w) in 0…1 → uint8 (b, h, w, 3)."""
+    return (pictures * 255).round().to(torch.uint8).movedim(1, 3)
+
+
+def code_pictures(model: DVAE, device: torch.device, batch_size: int = 256) -> Tensor:
+    """What each code decodes to among its like: uint8 (K, 8, 8, 3)."""
+    middle = slice(AROUND // 2 * FACTOR, AROUND // 2 * FACTOR + FACTOR)
+    parts = []
+    for codes in torch.split(torch.arange(model.config.vocabulary, device=device), batch_size):
+        pictures = model.pictures(codes[:, None, None].expand(-1, AROUND, AROUND))
+        parts.append(to_bytes(pictures[:, :, middle, middle]))
+    return torch.cat(parts).cpu()
+
+
+def pairs(originals: Tensor, reconstructions: Tensor) -> Pixels:
+    """Rows of originals, each with the row of their reconstructions under it, white between: (h, w, 3) uint8."""
+    rows = [half for begin in range(0, len(originals), ACROSS) for half in (originals[begin:], reconstructions[begin:])]
+    return tiles([row[:ACROSS] for row in rows], GAP)
+
+
+def square(pictures: Tensor) -> Pixels:
+    """Pictures side by side in rows as long as there are rows, without a gap."""
+    across = ceil(sqrt(len(pictures)))
+    return tiles(list(torch.split(pictures, across)), 0)
+
+
+def tiles(rows: list[Tensor], gap: int) -> Pixels:
+    """Rows of pictures of one size, (n, h, w, 3) each, on white."""
+    height, width = rows[0].shape[1:3]
+    across = max(map(len, rows))
+    canvas = np.full((len(rows) * (height + gap) - gap, across * (width + gap) - gap, 3), 255, np.uint8)
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row):
+            top, left = y * (height + gap), x * (width + gap)
+            canvas[top : top + height, left : left + width] = picture.numpy()
+    return canvas
+
+
+def png(pixels: Pixels) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()

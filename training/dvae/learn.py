@@ -1,0 +1,189 @@
+"""`gesso train dvae`: clean shards → a discrete VAE (paper section 2), on one core or many GPUs.
+
+    position ─ order of (seed, epoch) ─▶ sample ─ crop ─▶ encoder ─ relaxed codes ─▶ decoder ─▶ logit-Laplace + KL
+
+Order, crops and noise depend on seed, epoch and sample alone: a run that is stopped and started again on as many
+processes ends with the same weights (on CPU to the last bit), on another number with the same up to rounding. Several
+processes: `torchrun --nproc_per_node 8 -m pipelines.cli train dvae …`.
+"""
+
+import os
+from argparse import SUPPRESS, ArgumentParser
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from pipelines import files
+from pipelines.errors import UserError
+from pipelines.jobs import Formatter
+from pipelines.settings import add_flags, at_least, read_flags
+from training.dvae.settings import PRESETS, STEPS, DvaeConfig, LearnSettings, LoopSettings, Run
+
+if TYPE_CHECKING:
+    from pipelines.processes import Group
+    from training.dvae.figures import Figures
+    from training.dvae.trainer import Trainer
+
+RECORD = "run.json"
+VERSIONED = ("gesso", "numpy", "opencv-python-headless", "simplejpeg", "torch")
+DESCRIPTION = """\
+Clean shards → a discrete VAE (paper section 2). The same command again goes on where it stopped; --steps says only
+when to stop, the schedules are the preset's.
+"""
+
+
+def build_parser(preset: str) -> ArgumentParser:
+    parser = ArgumentParser("gesso train dvae", description=DESCRIPTION, formatter_class=Formatter)
+    what = parser.add_argument_group("input and output")
+    what.add_argument("--data", metavar="DIR", help="what `gesso export` was given as --output")
+    what.add_argument("--output", metavar="DIR", help="where the run goes, a folder of this machine")
+    what.add_argument("--preset", choices=tuple(PRESETS), default="paper", help="defaults of all that follows")
+    what.add_argument("--steps", type=int, default=STEPS[preset], metavar="INT", help="the update to stop after")
+    dry_help = "tell what the preset takes, and do nothing"
+    what.add_argument("--dry_run", action="store_true", default=SUPPRESS, help=dry_help)
+    add_flags(parser, "dvae", DvaeConfig)
+    add_flags(parser, "training", LearnSettings)
+    add_flags(parser, "how it is done", LoopSettings)
+    parser.set_defaults(**PRESETS[preset])
+    return parser
+
+
+def parse(argv: Sequence[str]) -> tuple[Run, bool]:
+    """The run, and whether it is a dry one."""
+    first = ArgumentParser(add_help=False)
+    first.add_argument("--preset", choices=tuple(PRESETS), default="paper")
+    given = build_parser(first.parse_known_args(argv)[0].preset).parse_args(argv)
+    at_least(1, steps=given.steps)
+    dry = hasattr(given, "dry_run")
+    if not dry and not (given.data and given.output):
+        raise UserError("give --data, what `gesso export` wrote, and --output, where the run goes; or --dry_run")
+    if given.output and not files.is_local(given.output):
+        raise UserError(f"--output is {given.output}: give a folder of this machine, or of one that it has mounted")
+    settings = (read_flags(given, kind) for kind in (DvaeConfig, LearnSettings, LoopSettings))
+    output = (given.output or "").rstrip("/")
+    return Run(given.data or "", output, given.preset, given.steps, *settings), dry  # type: ignore[arg-type]
+
+
+def main(argv: Sequence[str]) -> int:
+    """`gesso train dvae`: trains to the last step, or until it is told to stop."""
+    run, dry = parse(argv)
+    if dry:
+        from training.dvae import dry_run
+
+        print(dry_run.tell(run, int(os.environ.get("WORLD_SIZE", "1"))))
+        return 0
+    from pipelines.processes import processes, stopping
+
+    with processes() as group, stopping() as stop:
+        through = begin_and_train(run, group, lambda: group.agreed(bool(stop)))
+        if group.rank == 0:
+            print(f"{run.output}: {through}; `gesso report {run.output}` shows it")
+    return 0
+
+
+def begin_and_train(run: Run, group: "Group", stop: Callable[[], bool]) -> str:
+    """Opens the data and the run, and trains; how far it came, in words."""
+    from training.data.split import open_split
+    from training.dvae.trainer import Trainer
+
+    old = check_record(run)
+    train, validation = (open_split(run.data, split, run.loop.damaged) for split in ("train", "validation"))  # type: ignore[arg-type]
+    data = {"train": train.identity(), "validation": validation.identity()}
+    check_data(run, old.get("data", {}), data)
+    trainer = Trainer(run, group, train, validation)
+    with closing(trainer):
+        if group.rank == 0:
+            write_record(run, trainer, data)
+        if trainer.step >= run.steps:
+            return f"update {trainer.step:,} is done already, more --steps go on"
+        with open_figures(run, group, trainer) as figures:
+            loop(run, trainer, figures, stop)
+    return f"through update {trainer.step:,}" if trainer.step == run.steps else f"stopped after update {trainer.step:,}"
+
+
+def open_figures(run: Run, group: "Group", trainer: "Trainer") -> "Figures":
+    from training.dvae.counting import count
+    from training.dvae.figures import Figures, peak
+
+    most = peak(group.device, run.loop.precision)
+    operations = count(run.dvae).operations / most if most else 0.0
+    return Figures(run.output, group, trainer.step, run.steps, run.learn.batch_size, operations)
+
+
+def loop(run: Run, trainer: "Trainer", figures: "Figures", stop: Callable[[], bool]) -> None:
+    """An update, its figures, now and then an evaluation and a checkpoint; to the last step, or until `stop`."""
+    values: dict[str, float] = {}
+    with trainer.batches() as batches:
+        while trainer.step < run.steps:
+            update = trainer.update(next(batches))
+            step, stopped = trainer.step, stop()
+            last = stopped or step == run.steps
+            record = {}
+            if step % run.loop.log_every == 0 or last:
+                place = {"epoch": trainer.state.epoch, "index": trainer.state.index}
+                record = values = {**update, **trainer.usage(), **figures.speed(step), **place}
+            best = False
+            if step % run.loop.evaluate_every == 0 or step == run.steps:
+                found = trainer.evaluate()
+                record = {**record, **found.values}
+                figures.write_pictures(step, found)
+                best = trainer.note_best(found.values["val_nats_per_dim"])
+                figures.pause()
+            if record:
+                figures.write(step, record)
+            if not best and (step % run.loop.save_every == 0 or last):
+                trainer.save()
+            trainer.check_saving()
+            figures.show(step, values or update)
+            if stopped:
+                return
+
+
+def record_of(run: Run, data: dict[str, Any]) -> dict[str, Any]:
+    """run.json: what decides the weights, and what they were made with."""
+    versions = {name: version(name) for name in VERSIONED}
+    loop = {name: getattr(run.loop, name) for name in ("precision", "parallel", "accumulate", "recompute", "compile")}
+    settings = {**run.record(), "steps": run.steps}
+    return {"format": 1, "kind": "dvae", "preset": run.preset, "settings": settings, "loop": loop, "data": data,
+            "versions": versions}  # fmt: skip
+
+
+def write_record(run: Run, trainer: "Trainer", data: dict[str, Any]) -> None:
+    """Writes run.json, with the number of parameters."""
+    from training.dvae.counting import size
+
+    parameters = {"encoder": size(trainer.model.encoder), "decoder": size(trainer.model.decoder)}
+    files.write_json(files.join(run.output, RECORD), {**record_of(run, data), "parameters": parameters})
+
+
+def check_record(run: Run) -> dict[str, Any]:
+    """run.json of a run that was begun, else nothing.
+
+    Raises UserError with every difference where it was begun with other settings, or is none of a dVAE.
+    """
+    path = files.join(run.output, RECORD)
+    if not files.exists(path):
+        return {}
+    old: dict[str, Any] = files.read_json(path)
+    if old.get("kind") != "dvae":
+        raise UserError(f"{run.output} holds a run of another kind, {old.get('kind')!r}: give another --output")
+    new, settings = run.record(), old["settings"]
+    changed = [
+        f"{name} was {settings.get(name)!r}, is {new[name]!r}" for name in new if settings.get(name) != new[name]
+    ]
+    if changed:
+        raise UserError(
+            f"{run.output} was begun with other settings: {'; '.join(changed)}; give those, or another --output"
+        )
+    return old
+
+
+def check_data(run: Run, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Raises UserError where a run was begun with other samples; shards that are left out since may differ."""
+    for split, told in old.items():
+        if told["manifest_sha256"] != new[split]["manifest_sha256"]:
+            raise UserError(
+                f"{run.output} was begun with other samples for {split}, of {told['path']}: give that --data, "
+                "or another --output"
+            )

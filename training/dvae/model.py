@@ -1,0 +1,75 @@
+"""The discrete VAE: encoder, decoder, and the forward pass of a training. Knows no parallelism, no files.
+
+pixels ─ map ─ encoder ─ logits ─┬─ + noise, / temperature, softmax ─ decoder ─ mu, ln b ─ −ln f(x)
+                                 └─ KL against uniform
+"""
+
+from dataclasses import asdict
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from training.dvae import objective
+from training.dvae.block import Block
+from training.dvae.decoder import Decoder
+from training.dvae.encoder import Encoder
+from training.dvae.objective import SUBPIXELS
+from training.dvae.settings import DvaeConfig
+
+
+class Terms(NamedTuple):
+    """What a batch costs, and which codes stood for it."""
+
+    loss: Tensor  # float32 scalar, nats per subpixel: nll + beta/192 · kl
+    nll: Tensor  # float32 scalar, mean over subpixels
+    kl: Tensor  # float32 scalar, mean over positions
+    codes: Tensor  # int64 (b, g, g): the likeliest
+
+
+class DVAE(nn.Module):
+    """Encoder and decoder; parameters are named `encoder.…` and `decoder.…`, the rest as the released ones."""
+
+    def __init__(self, config: DvaeConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder, self.decoder = Encoder(config), Decoder(config)
+
+    def forward(self, pixels: Tensor, exponential: Tensor, temperature: Tensor, beta: Tensor) -> Terms:
+        """uint8 (b, S, S, 3), Exp(1) noise (b, g, g, K) → the terms of the loss. Temperature and beta are scalars."""
+        x = objective.map_pixels(planes(pixels))
+        logits = self.encoder(x)
+        relaxed = objective.relax(logits, objective.gumbel(exponential.movedim(3, 1)), temperature)
+        nll = objective.logit_laplace(x, self.decoder(relaxed)).mean()
+        kl = objective.kl_uniform(logits).mean()
+        return Terms(nll + beta / SUBPIXELS * kl, nll, kl, logits.argmax(1))
+
+    @torch.no_grad()
+    def codes(self, pixels: Tensor) -> Tensor:
+        """uint8 (b, S, S, 3) → int64 (b, S/8, S/8): the likeliest code of each position, no noise (paper section 3)."""
+        return self.encoder(objective.map_pixels(planes(pixels))).argmax(1)
+
+    @torch.no_grad()
+    def pictures(self, codes: Tensor) -> Tensor:
+        """int64 (b, g, g) → float32 (b, 3, 8g, 8g) in 0…1."""
+        one_hot = nn.functional.one_hot(codes, self.config.vocabulary).movedim(3, 1).float()
+        return objective.reconstruct(self.decoder(one_hot))
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this dVAE from another: its shape, and the sha256 of all weights in the order of their names."""
+        digest = sha256()
+        for _, value in sorted(self.state_dict().items()):
+            digest.update(value.cpu().contiguous().numpy().tobytes())
+        return {"kind": "dvae", **asdict(self.config), "weights_sha256": digest.hexdigest()}
+
+    def recompute(self) -> None:
+        """Makes every block compute its activations again in the backward pass."""
+        for layer in self.modules():
+            if isinstance(layer, Block):
+                layer.recompute = True
+
+
+def planes(pixels: Tensor) -> Tensor:
+    """(b, S, S, 3) → (b, 3, S, S), the same memory: channels last."""
+    return pixels.movedim(3, 1)
