@@ -14,13 +14,16 @@ COMMANDS = {
     "collect": ("pipelines.collect", "tables of links → filtered webdataset shards"),
     "status": ("pipelines.status", "how far a collection is"),
     "verify": ("pipelines.verify", "check every file of a dataset against its manifest"),
-    "report": ("pipelines.report", "what a dataset holds, as a page"),
+    "report": ("pipelines.report", "what a dataset holds, or how a training goes, as a page"),
     "train detector": ("dedup.learn", "pictures → a near-duplicate detector"),
     "embed": ("pipelines.embed", "shards or pictures → contrastive embeddings"),
     "match": ("pipelines.match", "for every reference picture its nearest training pictures, exactly"),
     "review": ("dedup.review", "the page on which a person chooses the threshold"),
     "repeats": ("pipelines.repeats", "repeats within a dataset, as drop lists"),
     "export": ("pipelines.export", "shards less drop lists → clean, shuffled shards and a validation set"),
+    "train tokenizer": ("training.tokenizer.learn", "captions → a byte-level BPE tokenizer"),
+    "train dvae": ("training.dvae.learn", "clean shards → a discrete VAE"),
+    "encode": ("pipelines.encode", "clean shards → captions and grids of codes"),
 }
 USAGE = """\
 usage: gesso COMMAND …
@@ -31,6 +34,8 @@ commands, in the order of the work:
 {commands}
 
 `gesso COMMAND --help` lists a command's flags."""
+# What Beam adds to an exception of this process.
+BEHIND = re.compile(r" \[while running '[^']*'\]$")
 # A worker's exception reaches the launcher as the text of its traceback.
 FROM_WORKER = re.compile(r"pipelines\.errors\.UserError: (.*?)(?: \[while running|\n|$)")
 
@@ -48,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(import_module(COMMANDS[name][0]).main(given[words:]))
     except UserError as error:
-        return complain(FROM_WORKER.sub(r"\1", str(error)))
+        return complain(BEHIND.sub("", FROM_WORKER.sub(r"\1", str(error))))
     except RuntimeError as error:
         found = FROM_WORKER.search(str(error))
         if not found:

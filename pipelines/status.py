@@ -17,6 +17,7 @@ from pipelines.progress import seconds
 from pipelines.records import SUCCESS, is_fetched
 
 SHOWN_REASONS = 5
+IN_SPLITS = (exported.KIND, "tokens")  # kinds whose shards stand in a folder for each split
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def main(argv: Sequence[str]) -> int:
     output = parser.parse_args(argv).directory
     if not files.find(files.join(output, "*")):
         raise UserError(f"{output} holds no collection: give the --output of a `gesso collect`")
-    if (dataset.read_plan(output) or {}).get("kind") == exported.KIND:
+    if (dataset.read_plan(output) or {}).get("kind") in IN_SPLITS:
         print(exported.Look(output)().line(None))
         print(state(output))
         return 0

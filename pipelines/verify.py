@@ -2,7 +2,7 @@
 
 A finished dataset is held against manifest.json, an unfinished one's committed shards against their own markers, and
 shards that img2dataset wrote by itself, which carry no checksums, against their rows and statistics. Of an export
-export_check.py tells; of embeddings, matches and repeats every file that the manifest lists is read.
+export_check.py tells; of embeddings, matches, repeats and tokens every file that the manifest lists is read.
 """
 
 import hashlib
@@ -406,13 +406,15 @@ def foreign(output: str, present: dict[str, int], problems: list[str]) -> list[S
 
 
 def listed(output: str, present: dict[str, int], begin: Advance, advance: Advance) -> list[str]:
-    """A line for each file of embeddings, matches or repeats that is not as the manifest lists it."""
+    """A line for each file of embeddings, matches, repeats or tokens that is not as the manifest lists it."""
     if layout.MANIFEST not in present:
         return ["unfinished: the same command goes on"]
     manifest = files.read_json(files.join(output, layout.MANIFEST))
     entries = dict(manifest.get("files", {}))
     for block in manifest["shards"] if manifest["kind"] == "embeddings" else []:
         entries |= block["files"]
+    if manifest["kind"] == "tokens":
+        entries, present = dict(export_check.expected(manifest)), export_check.sizes(output)
     begin(sum(present.get(name, 0) for name in entries))
     with ThreadPoolExecutor(THREADS) as pool:
         found = pool.map(

@@ -11,7 +11,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = [name for name in ("pipelines", "dedup", "training") if (ROOT / name).is_dir()]
 BEAM = (
-    *("collect", "embed", "embed_transforms", "export", "export_transforms", "files", "jobs", "match"),
+    *(
+        "collect",
+        "embed",
+        "embed_transforms",
+        "encode",
+        "encode_transforms",
+        "export",
+        "export_transforms",
+        "files",
+        "jobs",
+        "match",
+    ),
     *("neighbours", "repeats", "transforms"),
 )
 HEAVY = ("apache_beam", "torch", "faiss", "cv2", "aiohttp", "pyarrow", "numpy", "PIL", "rich", "jinja2")
@@ -80,12 +91,23 @@ def loaded_by(statement: str) -> set[str]:
         ("import pipelines.status", set()),
         ("import pipelines.embed, pipelines.match, pipelines.repeats, pipelines.export", set()),
         ("import dedup.learn, dedup.review", set()),
+        ("import training.dvae.learn, training.tokenizer.learn, pipelines.encode", set()),
         ("import pipelines.shards, pipelines.verify", {"pyarrow", "numpy"}),
         ("import pipelines.engine", {"cv2", "numpy", "aiohttp", "pyarrow", "PIL"}),
     ],
 )
 def test_what_a_fresh_interpreter_loads(statement: str, loaded: set[str]) -> None:
     assert loaded_by(statement) <= loaded
+
+
+def test_training_imports_no_beam_and_nothing_of_dedup() -> None:
+    found = {name: imports for name, imports in documented().items() if name.startswith("training.")}
+    assert not [name for name, imports in found.items() if any(item.startswith("dedup.") for item in imports)]
+    loaded = loaded_by("import training.dvae.trainer, training.encoding, training.tokenizer.bpe, training.report")
+    assert loaded & {"apache_beam", "faiss", "aiohttp"} == set()
+    assert {
+        name for name, imports in documented().items() if name.startswith("dedup.") and "training" in str(imports)
+    } == set()
 
 
 def test_a_collecting_worker_needs_no_torch_and_no_faiss() -> None:

@@ -1,4 +1,7 @@
-"""`gesso report`: what a dataset holds, as one page that needs nothing else. No Beam for local paths, no torch."""
+"""`gesso report`: what a dataset holds, or how a training goes, as one page that needs nothing else. No torch.
+
+No Beam for local paths.
+"""
 
 import os
 import sys
@@ -18,21 +21,32 @@ PICTURES = 60
 def main(argv: Sequence[str]) -> int:
     """`gesso report DIR`."""
     parser = ArgumentParser(
-        "gesso report", description="What a dataset holds, as a page.", formatter_class=ArgumentDefaultsHelpFormatter
+        "gesso report",
+        description="What a dataset holds, or how a training goes, as a page.",
+        formatter_class=ArgumentDefaultsHelpFormatter,
     )
     add_arguments(parser)
     given = parser.parse_args(argv)
     at_least(0, pictures=given.pictures)
-    target = given.output or files.join(given.directory, "report.html")
-    text = page.render(examine(given.directory, given.pictures))
-    with files.write_whole(target) as stream:
-        stream.write(text.encode("utf-8", "replace"))
-    print(target)
+    print(write(given.directory, given.output, given.pictures))
     return 0
 
 
+def write(directory: str, output: str | None, pictures: int) -> str:
+    """Writes the page and returns where it is; that of a training is made by `training.report`."""
+    from training import report as of_training
+
+    if of_training.is_run(directory):
+        return of_training.report(directory, output)
+    target = output or files.join(directory, "report.html")
+    text = page.render(examine(directory, pictures))
+    with files.write_whole(target) as stream:
+        stream.write(text.encode("utf-8", "replace"))
+    return target
+
+
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("directory", help="what `gesso collect` was given as --output, or a directory of img2dataset's")
+    parser.add_argument("directory", help="--output of `gesso collect` or `gesso train`, or img2dataset's")
     parser.add_argument("--output", metavar="FILE", help="where the page goes, or DIR/report.html")
     parser.add_argument("--pictures", type=int, default=PICTURES, metavar="INT", help="kept pictures that are shown")
 

@@ -1,0 +1,21 @@
+"""`gesso report` on a training run: curves, grids, the codebook, as one page that needs nothing else. No torch."""
+
+from pipelines import files
+from training.report import page
+from training.report.run import is_run, read_run
+
+__all__ = ["is_run", "report"]
+
+GRIDS = 12  # evaluations whose grids the page carries
+
+
+def report(directory: str, output: str | None) -> str:
+    """Writes the page of a run, finished or not, under `output` or DIR/report.html, and returns where.
+
+    Raises UserError where a file of the run is damaged.
+    """
+    target = output or files.join(directory, "report.html")
+    text = page.render(read_run(directory, GRIDS))
+    with files.write_whole(target) as stream:
+        stream.write(text.encode("utf-8", "replace"))
+    return target

@@ -1,0 +1,157 @@
+"""A run's directory as the report reads it: settings, records, evaluations. No torch, no numpy."""
+
+import re
+from dataclasses import dataclass
+from math import ceil, isfinite, sqrt
+from typing import Any, NamedTuple
+
+from pipelines import files
+from pipelines.errors import UserError
+from training import metrics_log
+from training.metrics_log import Record
+from training.report.pictures import png_size
+
+RUN, METRICS, EVALUATIONS = "run.json", "metrics.jsonl", "evaluations"
+BEST = "checkpoints/best.json"
+GRID, CODES, USAGE = "grid.png", "codes.png", "usage.json"
+KINDS = ("dvae",)
+TILE = 8  # pixels of a code's picture in codes.png
+
+Json = dict[str, Any]
+Point = tuple[int, float]  # step, value
+
+
+class Grid(NamedTuple):
+    """An evaluation's originals and reconstructions."""
+
+    step: int
+    body: bytes  # PNG
+
+
+class Codebook(NamedTuple):
+    """What an evaluation found of the codes."""
+
+    step: int
+    body: bytes  # PNG: code k's picture, TILE pixels wide, at row k // columns and column k % columns
+    counts: list[int]  # how often each code was chosen over the validation pictures
+
+    @property
+    def columns(self) -> int:
+        return ceil(sqrt(len(self.counts)))
+
+    @property
+    def used(self) -> int:
+        return sum(count > 0 for count in self.counts)
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that the report knows of a run."""
+
+    name: str
+    about: Json  # run.json
+    records: list[Record]
+    grids: list[Grid]
+    codebook: Codebook | None  # of the last evaluation that has one
+    best: Json | None
+
+    @property
+    def settings(self) -> Json:
+        return dict(self.about.get("settings", {}))
+
+    @property
+    def step(self) -> int:
+        return max((int(record["step"]) for record in self.records), default=0)
+
+    @property
+    def steps(self) -> int | None:
+        """When the run is to stop, where that is known."""
+        return self.settings.get("steps")
+
+    @property
+    def vocabulary(self) -> int | None:
+        return len(self.codebook.counts) if self.codebook else self.settings.get("vocabulary")
+
+    def points(self, name: str) -> list[Point]:
+        """The records that have a value of that name, also one that is not finite."""
+        return [(int(record["step"]), record[name]) for record in self.records if name in record]
+
+    def finite(self, name: str) -> list[Point]:
+        return [(step, value) for step, value in self.points(name) if isfinite(value)]
+
+
+def is_run(directory: str) -> bool:
+    """Whether the directory is a training run. Raises UserError where its run.json is damaged."""
+    path = files.join(directory, RUN)
+    return files.exists(path) and read_json(path).get("kind") in KINDS
+
+
+def read_json(path: str) -> Json:
+    """A file's object. Raises UserError."""
+    try:
+        return dict(files.read_json(path))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}): bring back an undamaged copy or remove it") from error
+
+
+def read_run(directory: str, most: int) -> Run:
+    """Reads a run, with at most `most` grids: the first, the last, others evenly between. Raises UserError."""
+    steps = evaluations(directory)
+    best = files.join(directory, BEST)
+    return Run(
+        name=files.absolute(directory).split("/")[-1],
+        about=read_json(files.join(directory, RUN)),
+        records=metrics_log.read(files.join(directory, METRICS)),
+        grids=[Grid(step, read(path)) for step, path in spread(with_file(steps, GRID), most)],
+        codebook=last_codebook(steps),
+        best=read_json(best) if files.exists(best) else None,
+    )
+
+
+def evaluations(directory: str) -> dict[int, set[str]]:
+    """The evaluations' steps in order, each with the paths of its files."""
+    found: dict[int, set[str]] = {}
+    for file in files.find(files.join(directory, EVALUATIONS, "*", "*")):
+        folder = file.path.split("/")[-2]
+        if re.fullmatch(r"[0-9]+", folder):
+            found.setdefault(int(folder), set()).add(file.path)
+    return dict(sorted(found.items()))
+
+
+def with_file(steps: dict[int, set[str]], name: str) -> list[tuple[int, str]]:
+    return [(step, path) for step, paths in steps.items() for path in paths if path.endswith(f"/{name}")]
+
+
+def spread(items: list[Any], most: int) -> list[Any]:
+    """At most `most` items, the first and the last among them, evenly apart."""
+    if len(items) <= most:
+        return items
+    return [items[round(place * (len(items) - 1) / (most - 1))] for place in range(most)]
+
+
+def last_codebook(steps: dict[int, set[str]]) -> Codebook | None:
+    """That of the last evaluation which has both files: a killed one may have written either alone."""
+    pictures, usages = dict(with_file(steps, CODES)), dict(with_file(steps, USAGE))
+    step = max(pictures.keys() & usages.keys(), default=None)
+    if step is None:
+        return None
+    book = Codebook(step, read(pictures[step]), counts_of(usages[step]))
+    wide, high = png_size(book.body, pictures[step])
+    if (wide, high) != (TILE * book.columns, TILE * ceil(len(book.counts) / book.columns)):
+        raise UserError(
+            f"{pictures[step]} is {wide}×{high} pixels and {usages[step]} counts {len(book.counts)} codes: "
+            "they are of different runs, remove that evaluation's folder"
+        )
+    return book
+
+
+def counts_of(path: str) -> list[int]:
+    counts = read_json(path).get("counts")
+    if not isinstance(counts, list) or not counts or not all(isinstance(count, int) and count >= 0 for count in counts):
+        raise UserError(f"{path} has no list of counts: remove that evaluation's folder")
+    return counts
+
+
+def read(path: str) -> bytes:
+    with files.open_input(path) as stream:
+        return stream.read()
