@@ -19,7 +19,7 @@ from dedup.settings import LearnSettings, Run
 from pipelines import files
 from pipelines.errors import Rejected, UserError
 from pipelines.images import Pixels
-from pipelines.processes import Group
+from pipelines.processes import Group, keep_memory
 
 CHECKPOINT = "checkpoint.pt"
 MARGIN = 3  # halves of the model's side: how large pictures are when they are altered
@@ -86,6 +86,8 @@ class Trainer:
         if run.learn.batch_size % group.size:
             raise UserError(f"--batch_size is {run.learn.batch_size}: give a multiple of the {group.size} processes")
         self._run, self._group, self.step = run, group, 0
+        if group.device.type == "cpu":
+            keep_memory()
         self._places = photographs.find(run.data)
         torch.manual_seed(run.learn.seed)
         self.model = detector.build(run.detector)

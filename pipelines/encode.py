@@ -9,7 +9,7 @@ manifest.json             written last: every shard with its files' sizes and ch
 import os
 from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from importlib.metadata import version
@@ -184,50 +184,21 @@ def build(pipeline: "beam.Pipeline", job: Job, missing: "list[Target]") -> None:
 
 def run_together(job: Job) -> bool:
     """Does what is missing with the processes that torchrun started, each a share of it; whether this is the first."""
-    import torch.distributed as dist
-
+    from pipelines.processes import processes
     from training.encoding import encode_shard, open_same
 
-    with together() as (rank, size):
-        missing = agreed(job, rank)
+    with processes(PATIENCE) as group:
+        missing = group.first(lambda: begin(job))  # others would look when the first has begun to write
         if missing is None:
             return False
         dvae = open_same(job.dvae, job.settings, job.identity)
-        with watched(job) if rank == 0 else nullcontext():
-            for target in missing[rank::size]:
+        with nullcontext() if group.rank else watched(job):
+            for target in missing[group.rank :: group.size]:
                 encode_shard(target.split, target.shard, dvae, job.settings, job.output)
-            dist.barrier()
-        if rank == 0:
+            group.agreed(False)  # until all are through
+        if group.rank == 0:
             finish(job)
-        return rank == 0
-
-
-@contextmanager
-def together() -> Iterator[tuple[int, int]]:
-    """Joins torchrun's processes: this one's number and how many there are."""
-    import torch.distributed as dist
-
-    dist.init_process_group("gloo", timeout=PATIENCE)
-    try:
-        yield dist.get_rank(), dist.get_world_size()
-    finally:
-        dist.destroy_process_group()
-
-
-def agreed(job: Job, rank: int) -> "list[Target] | None":
-    """What the first process finds missing: others would look when it has begun to write. What it refuses, it tells."""
-    import torch.distributed as dist
-
-    told: list[Any] = [None]
-    if rank == 0:
-        try:
-            told = [begin(job)]
-        except UserError as error:
-            told = [error]
-    dist.broadcast_object_list(told)
-    if isinstance(told[0], UserError):
-        raise told[0] if rank == 0 else SystemExit(2)
-    return told[0]
+        return group.rank == 0
 
 
 def finish(job: Job) -> None:

@@ -3,13 +3,18 @@
 import ctypes
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from datetime import timedelta
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from pipelines.errors import UserError
+
+T = TypeVar("T")
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 
@@ -27,19 +32,35 @@ class Group(NamedTuple):
             dist.all_reduce(values)
         return values
 
+    def first(self, do: Callable[[], T]) -> T:
+        """What `do` gives to the first process, which runs it alone, in every process. What it refuses is told once."""
+        if self.size == 1:
+            return do()
+        told: list[Any] = [None]
+        if self.rank == 0:
+            try:
+                told = [do()]
+            except UserError as error:
+                told = [error]
+        dist.broadcast_object_list(told, device=torch.device("cpu"))
+        if isinstance(told[0], UserError):
+            raise told[0] if self.rank == 0 else SystemExit(2)
+        found: T = told[0]
+        return found
+
     def agreed(self, wish: bool) -> bool:
         """Whether any process wishes so."""
         return wish if self.size == 1 else bool(self.total(torch.tensor(float(wish), device=self.device)))
 
 
 @contextmanager
-def processes() -> Iterator[Group]:
-    """Joins what torchrun has started; alone without it."""
+def processes(patience: timedelta | None = None) -> Iterator[Group]:
+    """Joins what torchrun has started; alone without it. `patience`: how long they wait for each other, or torch's."""
     cuda = torch.cuda.is_available()
     if "WORLD_SIZE" not in os.environ:
         yield Group(0, 1, torch.device("cuda" if cuda else "cpu"))
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=patience)
     local = int(os.environ["LOCAL_RANK"])
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
     if cuda:

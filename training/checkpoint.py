@@ -67,7 +67,7 @@ class Checkpoints:
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
         # Its collectives run beside the training's, so that they need a group of their own.
-        self._writers = dist.new_group(backend="gloo") if form == "sharded" and group.size > 1 else None
+        self._writers: Any = dist.new_group(backend="gloo") if form == "sharded" and group.size > 1 else None
         if group.rank == 0:
             sweep(output)
 

@@ -479,7 +479,7 @@ class TestInChromium:
         assert tab.locator("[data-panel=val_mse] .cross").get_attribute("data-at") == "step 800"
         found = runs.evaluation(800, 512, 0.8)
         assert tab.locator("[data-panel=val_mse] .readout b").inner_text() == words.short(found["val_mse"])
-        assert tab.locator("[data-panel=loss] .readout .val b").inner_text() == words.short(found["val_nats_per_dim"])
+        assert tab.locator("[data-panel=loss] .readout .val b").inner_text() == words.short(-found["val_hard_elbo"])
         rate = runs.training(800, 512, np.random.default_rng(0))["learning_rate"]
         assert tab.locator("[data-panel=learning_rate] .readout b").inner_text() == words.short(rate)
         assert tab.locator("[data-panel=usage] .cross").is_hidden()

@@ -22,6 +22,7 @@ from training.dvae.settings import PRESETS, STEPS, DvaeConfig, LearnSettings, Lo
 
 if TYPE_CHECKING:
     from pipelines.processes import Group
+    from training.data.split import Split
     from training.dvae.figures import Figures
     from training.dvae.trainer import Trainer
 
@@ -84,22 +85,32 @@ def main(argv: Sequence[str]) -> int:
 
 def begin_and_train(run: Run, group: "Group", stop: Callable[[], bool]) -> str:
     """Opens the data and the run, and trains; how far it came, in words."""
-    from training.data.split import open_split
     from training.dvae.trainer import Trainer
 
-    old = check_record(run)
-    train, validation = (open_split(run.data, split, run.loop.damaged) for split in ("train", "validation"))  # type: ignore[arg-type]
-    data = {"train": train.identity(), "validation": validation.identity()}
-    check_data(run, old.get("data", {}), data)
+    train, validation = group.first(lambda: open_data(run))
     trainer = Trainer(run, group, train, validation)
     with closing(trainer):
         if group.rank == 0:
-            write_record(run, trainer, data)
+            write_record(run, trainer, data_of(train, validation))
         if trainer.step >= run.steps:
             return f"update {trainer.step:,} is done already, more --steps go on"
         with open_figures(run, group, trainer) as figures:
             loop(run, trainer, figures, stop)
     return f"through update {trainer.step:,}" if trainer.step == run.steps else f"stopped after update {trainer.step:,}"
+
+
+def open_data(run: Run) -> "tuple[Split, Split]":
+    """Both splits. Raises UserError where they, or the settings, are not those that the run was begun with."""
+    from training.data.split import open_split
+
+    old = check_record(run)
+    train, validation = (open_split(run.data, split, run.loop.damaged) for split in ("train", "validation"))  # type: ignore[arg-type]
+    check_data(run, old.get("data", {}), data_of(train, validation))
+    return train, validation
+
+
+def data_of(train: "Split", validation: "Split") -> dict[str, Any]:
+    return {"train": train.identity(), "validation": validation.identity()}
 
 
 def open_figures(run: Run, group: "Group", trainer: "Trainer") -> "Figures":

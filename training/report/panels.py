@@ -9,6 +9,7 @@ from training.report.run import Codebook, Run
 PLACES = ("step", "epoch", "index")  # where a record stands, not how the training is
 # Metrics of the panels under the curves: the title, the unit, whether logarithmic.
 SINGLE = {
+    "val_nats_per_dim": ("Nats per dimension", "of 8-bit values, less is better", False),
     "val_mse": ("MSE", "pixels from 0 to 1, less is better", True),
     "val_psnr": ("PSNR", "dB, more is better", False),
     "val_ssim": ("SSIM", "at most 1, more is better", False),
@@ -26,7 +27,7 @@ SMALL = ("images_per_second", "memory_mib")
 
 def columns(run: Run) -> list[list[Panel]]:
     """The figures in the order of the page; those that share a column stand together."""
-    names = list(SINGLE)[:6]
+    names = list(SINGLE)[:7]
     stacked = [single(run, name) for name in SMALL]
     rest = [[single(run, name)] for name in ("loss_scale", "mfu")]
     return [
@@ -46,14 +47,15 @@ def objective(run: Run) -> Panel:
     lines = [
         *noisy(run, "loss", "loss"),
         Line("NLL, smoothed", "also", smooth(run.points("nll"))),
-        Line("validation", "val", run.points("val_nats_per_dim"), dots=True),
+        Line("validation", "val", [(step, -value) for step, value in run.points("val_hard_elbo")], dots=True),
     ]
-    return Panel("loss", "Loss", "nats per dimension", lines)
+    return Panel("loss", "Loss", "nats per subpixel, of the density on (0, 1)", lines)
 
 
 def divergence(run: Run) -> Panel:
     most = (log(run.vocabulary), "most possible") if run.vocabulary else None
-    return Panel("kl", "KL to uniform", "nats per position", noisy(run, "kl", "KL"), level=most)
+    lines = [*noisy(run, "kl", "KL"), Line("validation", "val", run.points("val_kl"), dots=True)]
+    return Panel("kl", "KL to uniform", "nats per position", lines, level=most)
 
 
 def weight(run: Run) -> Panel:
@@ -75,7 +77,7 @@ def bounds(run: Run) -> Panel:
         Line("relaxed", "also", run.points("val_relaxed_elbo"), dots=True),
         Line("hard", "val", run.points("val_hard_elbo"), dots=True),
     ]
-    return Panel("elbo", "ELBO in validation", "more is better", lines)
+    return Panel("elbo", "ELBO in validation", "nats per subpixel on (0, 1), more is better", lines)
 
 
 def pair(run: Run, training: str, validation: str) -> list[Line]:
@@ -108,7 +110,7 @@ def line(run: Run, name: str) -> Line:
 
 def others(run: Run) -> Sequence[str]:
     """Metrics that no figure above has, so that nothing which was logged is hidden."""
-    known = {"loss", "nll", "val_nats_per_dim", "kl", "beta", "codes_used", "val_codes_used", "perplexity"}
+    known = {"loss", "nll", "kl", "val_kl", "beta", "codes_used", "val_codes_used", "perplexity"}
     known |= {"val_perplexity", "val_relaxed_elbo", "val_hard_elbo", *SINGLE, *PLACES}
     return sorted({name for record in run.records for name in record} - known)
 
