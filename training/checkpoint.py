@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
 from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
@@ -32,6 +33,7 @@ from training.distributed.parallel import fill, whole
 warnings.filterwarnings("ignore", "torch.distributed is disabled", module="torch.distributed.checkpoint")
 
 Json = dict[str, Any]
+Best = dict[str, Any]  # step and figures
 Tensors = dict[str, dict[str, Tensor]]  # by kind and name
 
 FOLDER = "checkpoints"
@@ -39,6 +41,8 @@ BEST = "best.json"
 NUMBERS = "numbers.pt"
 NAME = re.compile(r"(\d{7,})(\.pt)?")
 LEFT_BEHIND = re.compile(r"\.tmp-[0-9a-f]+$|\.tmp$")
+# CheckpointException is no Exception: torch raises it where a process could not read or write its share.
+FAILED = (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError, CheckpointException)
 
 
 def name_of(step: int, form: str) -> str:
@@ -56,7 +60,10 @@ def found(output: str) -> dict[int, str]:
 def best(output: str) -> str | None:
     """The best checkpoint's path, if one was marked and is there."""
     path = files.join(output, FOLDER, BEST)
-    return found(output).get(files.read_json(path)["step"]) if files.exists(path) else None
+    try:
+        return found(output).get(files.read_json(path)["step"]) if files.exists(path) else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error!r}): remove it to have the last checkpoint taken") from error
 
 
 class Checkpoints:
@@ -66,14 +73,19 @@ class Checkpoints:
         self._output, self._group, self._form, self._keep = output, group, form, keep
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
+        self._best: Best | None = None
         # Its collectives run beside the training's, so that they need a group of their own.
         self._writers: Any = dist.new_group(backend="gloo") if form == "sharded" and group.size > 1 else None
         if group.rank == 0:
             sweep(output)
 
-    def save(self, step: int, tensors: Tensors, numbers: Json) -> None:
-        """Copies the state and goes on; raises UserError where the checkpoint before could not be written."""
+    def save(self, step: int, tensors: Tensors, numbers: Json, best: Best | None = None) -> None:
+        """Copies the state and goes on; raises UserError where the checkpoint before could not be written.
+
+        `best`: the update whose checkpoint is the best by now, and its figures; noted when this one stands.
+        """
         self.wait()
+        self._best = best
         path = files.join(self._output, FOLDER, name_of(step, self._form))
         copied = copy_whole(tensors, self._group) if self._form == "whole" else copy_shares(tensors)
         if self._form == "whole":
@@ -84,18 +96,16 @@ class Checkpoints:
             saving = async_save(copied, checkpoint_id=begin_folder(path, self._group), process_group=self._writers)
             self._writing = self._thread.submit(self._finish_shares, path, saving, numbers)
 
-    def mark_best(self, step: int, **values: float) -> None:
-        """Notes that the checkpoint of `step` is the best so far."""
-        if self._group.rank == 0:
-            files.write_json(files.join(self._output, FOLDER, BEST), {"step": step, **values})
+    def note_best(self, best: Best | None) -> None:
+        """Notes which checkpoint is the best, where that stands."""
+        if best and self._group.rank == 0 and best["step"] in found(self._output):
+            files.write_json(files.join(self._output, FOLDER, BEST), best)
 
     def wait(self) -> None:
         """Until the checkpoint under way stands. Raises UserError where it could not be written."""
         writing, self._writing = self._writing, None
         if writing:
             self._tell(writing)
-        if self._form == "sharded" and self._group.size > 1:
-            dist.barrier()  # the first process renames
 
     def check(self) -> None:
         """Raises UserError as soon as it is known that the checkpoint under way cannot be written."""
@@ -116,12 +126,15 @@ class Checkpoints:
     def _tell(self, writing: "Future[None]") -> None:
         try:
             writing.result()
-        except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
+        except FAILED as failed:  # torch.save turns a full disk into a RuntimeError
+            error = reason(failed)
             chain = (error, error.__cause__, error.__context__)
+            if self._group.rank == 0:
+                sweep(self._output)
             told = next((each.strerror for each in chain if isinstance(each, OSError) and each.strerror), str(error))
             raise UserError(
                 f"a checkpoint in {self._output} cannot be written ({first_line(told)}): {self.last_good()}"
-            ) from error
+            ) from failed
 
     def _write_whole(self, path: str, state: Json) -> None:
         if self._group.rank == 0:
@@ -146,6 +159,7 @@ class Checkpoints:
         self._forget_old()
 
     def _forget_old(self) -> None:
+        self.note_best(self._best)
         kept = {*list(found(self._output).values())[-self._keep :], best(self._output)}
         for path in found(self._output).values():
             if path not in kept:
@@ -198,9 +212,9 @@ def load(path: str, tensors: Tensors) -> Json:
     """
     try:
         return load_whole(path, tensors) if path.endswith(".pt") else load_shares(path, tensors)
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
+    except FAILED as error:
         raise UserError(
-            f"{path} cannot be read ({first_line(str(error))}): remove it to go on from the one before"
+            f"{path} cannot be read ({first_line(str(reason(error)))}): remove it to go on from the one before"
         ) from error
 
 
@@ -246,6 +260,11 @@ def each(tensors: Tensors, do: Callable[[str, str, Tensor], None]) -> None:
     for kind, named in tensors.items():
         for name, tensor in named.items():
             do(kind, name, tensor)
+
+
+def reason(error: BaseException) -> BaseException:
+    """What a process has met, for what torch says of all of them."""
+    return next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
 
 
 def first_line(text: str) -> str:

@@ -9,6 +9,7 @@ from typing import IO
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 
 from pipelines import files
 from pipelines.errors import UserError
@@ -57,14 +58,29 @@ def test_the_state_may_change_while_it_is_written(tmp_path: Path, form: str) -> 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_last_and_the_best_are_kept(tmp_path: Path, form: str) -> None:
-    checkpoints = saved(tmp_path, form, [1])
-    checkpoints.mark_best(1, val_nats_per_dim=2.5)
+    checkpoints, best = saved(tmp_path, form, [1]), {"step": 1, "val_nats_per_dim": 2.5}
     for step in (2, 3, 4, 5):
-        checkpoints.save(step, tensors(1.0), {})
+        checkpoints.save(step, tensors(1.0), {}, best)
     checkpoints.wait()
     assert list(checkpoint.found(str(tmp_path))) == [1, 4, 5]
     assert checkpoint.best(str(tmp_path)) == checkpoint.found(str(tmp_path))[1]
     assert files.read_json(f"{tmp_path}/checkpoints/best.json") == {"step": 1, "val_nats_per_dim": 2.5}
+
+
+def test_only_a_checkpoint_that_stands_is_noted_as_the_best(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path, "whole", [1])
+    checkpoints.note_best({"step": 2, "val_nats_per_dim": 2.5})
+    assert checkpoint.best(str(tmp_path)) is None
+    checkpoints.note_best({"step": 1, "val_nats_per_dim": 2.5})
+    assert checkpoint.best(str(tmp_path)) == checkpoints.latest()
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]"])
+def test_a_damaged_note_of_the_best_is_named(tmp_path: Path, text: str) -> None:
+    saved(tmp_path, "whole", [1])
+    (tmp_path / "checkpoints/best.json").write_text(text)
+    with pytest.raises(UserError, match=r"best\.json is damaged .*: remove it to have the last checkpoint taken"):
+        checkpoint.best(str(tmp_path))
 
 
 def test_either_form_is_read_where_both_stand(tmp_path: Path) -> None:
@@ -141,3 +157,24 @@ def test_a_damaged_file_is_named(tmp_path: Path, length: int) -> None:
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(UserError, match=r"0000001\.pt cannot be read .*: remove it to go on from the one before"):
         checkpoint.load(str(path), tensors(0.0))
+
+
+@pytest.mark.parametrize("name", [".metadata", "__0_0.distcp", "numbers.pt"])
+def test_a_damaged_share_is_named(tmp_path: Path, name: str) -> None:
+    path = Path(saved(tmp_path, "sharded", [1]).latest() or "")
+    (path / name).write_bytes((path / name).read_bytes()[:20])
+    with pytest.raises(UserError, match=r"0000001 cannot be read .*: remove it to go on from the one before"):
+        checkpoint.load(str(path), tensors(0.0))
+
+
+def test_a_full_disk_leaves_no_shares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = saved(tmp_path, "sharded", [1])
+
+    def full(*_: object, **__: object) -> None:
+        raise CheckpointException("write", {0: (OSError(errno.ENOSPC, "No space left on device"), None)})  # type: ignore[dict-item]
+
+    monkeypatch.setattr(checkpoint, "save_distributed", full)
+    checkpoints.save(2, tensors(2.0), {})
+    with pytest.raises(UserError, match=r"No space left on device\): the last good checkpoint is .*0000001$"):
+        checkpoints.wait()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["0000001"]

@@ -55,6 +55,16 @@ def test_lower_precision_keeps_less() -> None:
     assert count(config, torch.float16).activations < count(config).activations
 
 
+def test_weights_in_lower_precision_are_kept_once() -> None:
+    config = DvaeConfig(image_size=32, vocabulary=16, width=16, input_width=8)
+    assert count(config).copies < 100  # temperature and beta
+    takes = count(config, torch.bfloat16)
+    with torch.device("meta"):
+        model = DVAE(config)
+    narrow = sum(layer.w.numel() for layer in model.modules() if isinstance(layer, Conv2d) and not layer.always_float32)
+    assert 0 <= takes.copies - 2 * narrow < 100
+
+
 def test_what_autograd_keeps_is_counted_once() -> None:
     layer = nn.Linear(3, 5)
     x = torch.ones(2, 3)
@@ -68,5 +78,6 @@ def test_memory_by_kind(parallel: str, share: int) -> None:
     takes = count(run.dvae)
     lines = memory(run, takes, processes=4)
     assert lines[0] == f"parameters                 {97_616_006 * 4 / share / 2**20:>13,.0f} MiB"
-    assert lines[5] == f"activations of 2 pictures  {takes.activations * 2 / 2**20:>13,.0f} MiB"
-    assert lines[6].endswith("MiB, 4 in all")
+    assert lines[5] == f"weights in lower precision {0:>13,} MiB"
+    assert lines[6] == f"activations of 2 pictures  {takes.activations * 2 / 2**20:>13,.0f} MiB"
+    assert lines[7].endswith("MiB, 4 in all")

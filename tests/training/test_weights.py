@@ -33,7 +33,7 @@ def write_run(folder: Path, form: str, steps: tuple[int, ...] = (1, 2), best: in
         checkpoints.save(step, tensors, {"settings": settings})
     checkpoints.wait()
     if best:
-        checkpoints.mark_best(best)
+        checkpoints.note_best({"step": best})
     return str(folder)
 
 
@@ -92,6 +92,13 @@ def test_a_released_file_that_would_run_something_is_refused(tmp_path: Path) -> 
     with pytest.raises(UserError, match="is no dVAE that can be read"):
         open_dvae(str(tmp_path))
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_released_file_of_old_torch_is_told(tmp_path: Path) -> None:
+    write_released(tmp_path)
+    torch.save(dall_e.Encoder(n_hid=64, vocab_size=512), tmp_path / "encoder.pkl", _use_new_zipfile_serialization=False)
+    with pytest.raises(UserError, match=r"was saved in the format of torch before 1\.6"):
+        open_dvae(str(tmp_path))
 
 
 def test_what_is_none_is_refused(tmp_path: Path) -> None:

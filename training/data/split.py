@@ -108,11 +108,16 @@ def open_split(data: str, split: str, damaged: Damaged = "refuse", checksums: bo
 def read_manifest(data: str) -> tuple[Json, str]:
     """The export's manifest and its checksum. Raises UserError where there is none."""
     path = join(data, MANIFEST)
-    if not storage.exists(path):
+    try:
+        body = storage.read(path)
+    except FileNotFoundError as error:
         if storage.exists(join(data, PLAN)):
-            raise UserError(f"{data} is not finished: run its `gesso export` again, it goes on where it stopped")
-        raise UserError(f"{data} holds no {MANIFEST}: give the --output of a `gesso export`")
-    body = storage.read(path)
+            raise UserError(
+                f"{data} is not finished: run its `gesso export` again, it goes on where it stopped"
+            ) from error
+        raise UserError(f"{data} holds no {MANIFEST}: give the --output of a `gesso export`") from error
+    except (OSError, ValueError, ImportError) as error:  # the last two: no filesystem of that name, or not installed
+        raise UserError(f"{path} cannot be read ({str(error) or repr(error)})") from error
     try:
         manifest = json.loads(body)
     except ValueError as error:

@@ -23,13 +23,12 @@ def spread(model: DVAE, group: Group, parallel: str) -> nn.Module:
         return nn.parallel.DistributedDataParallel(model)
     model.to(memory_format=torch.contiguous_format)  # FSDP takes no other
     mesh = init_device_mesh(group.device.type, (group.size,))
-    # Encoder and decoder are roots of their own: an evaluation calls one without the other. A root would keep whole
-    # weights after a forward pass, and an update behind an evaluation would still see the averaged ones.
+    # Encoder and decoder are roots of their own: an evaluation calls one without the other.
     for half in (model.encoder, model.decoder):
         for layer in half.modules():
             if isinstance(layer, Block):
-                fully_shard(layer, mesh=mesh, reshard_after_forward=True)
-        fully_shard(half, mesh=mesh, reshard_after_forward=True)
+                fully_shard(layer, mesh=mesh)
+        fully_shard(half, mesh=mesh)
     return model
 
 
@@ -44,6 +43,13 @@ def gathering(model: nn.Module, last: bool) -> Iterator[None]:
         if isinstance(half, FSDPModule):
             half.set_requires_gradient_sync(last)
     yield
+
+
+def gathered_again(model: nn.Module) -> None:
+    """Has the next forward pass gather the weights anew: a root may still hold those of its last one whole."""
+    for half in model.children():
+        if isinstance(half, FSDPModule):
+            half.reshard()
 
 
 def local(tensors: Iterable[Tensor]) -> list[Tensor]:

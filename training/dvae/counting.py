@@ -21,6 +21,7 @@ class Takes(NamedTuple):
     decoder: int
     operations: int  # floating-point, of forward and backward, a picture
     activations: int  # bytes that are kept for the backward pass, a picture
+    copies: int  # bytes of weights that are kept in a lower precision, whatever the batch
 
     @property
     def parameters(self) -> int:
@@ -33,17 +34,22 @@ def count(config: DvaeConfig, dtype: torch.dtype = torch.float32, recompute: boo
     Operations are those of the model's arithmetic: what `recompute` computes again is not among them.
     """
     with torch.device("meta"):
-        model = DVAE(config)
-        batch = torch.empty(1, config.image_size, config.image_size, 3, dtype=torch.uint8)
-        noise = torch.empty(1, config.grid, config.grid, config.vocabulary)
-        scalars = torch.ones(2).unbind()
+        model, one, two = DVAE(config), inputs(config, 1), inputs(config, 2)
     set_precision(model, dtype)
     with FlopCounterMode(display=False) as counter:
-        model(batch, noise, *scalars).loss.backward()
+        model(*one).loss.backward()
     if recompute:
         model.recompute()
-    kept = kept_bytes(model, batch, noise, *scalars)
-    return Takes(size(model.encoder), size(model.decoder), counter.get_total_flops(), kept)
+    kept, more = kept_bytes(model, *one), kept_bytes(model, *two)
+    each = more - kept
+    return Takes(size(model.encoder), size(model.decoder), counter.get_total_flops(), each, kept - each)
+
+
+def inputs(config: DvaeConfig, count: int) -> tuple[Tensor, ...]:
+    """What a forward pass of so many pictures takes."""
+    pixels = torch.empty(count, config.image_size, config.image_size, 3, dtype=torch.uint8)
+    noise = torch.empty(count, config.grid, config.grid, config.vocabulary)
+    return pixels, noise, *torch.ones(2).unbind()
 
 
 def size(model: nn.Module) -> int:

@@ -28,6 +28,7 @@ def memory(run: Run, takes: Takes, processes: int) -> list[str]:
     shares = processes if run.loop.parallel == "fsdp" else 1
     held = -(-run.learn.batch_size // (processes * run.loop.accumulate))
     kinds = [(name, takes.parameters * FLOAT / shares) for name in STATES]
+    kinds.append(("weights in lower precision", takes.copies))
     kinds.append((f"activations of {held} pictures", takes.activations * held))
     lines = [f"{name:27}{amount / MIB:>13,.0f} MiB" for name, amount in kinds]
     total = sum(amount for _, amount in kinds)

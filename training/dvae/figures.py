@@ -2,6 +2,8 @@
 
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import monotonic
 from types import TracebackType
 
@@ -18,8 +20,17 @@ from training.dvae.evaluation import Evaluation, pairs
 
 METRICS = "metrics.jsonl"
 # Dense peak of a GPU's matrix units in fp16 and bf16, floating-point operations a second (vendors' data sheets).
-PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "V100": 125e12, "L40S": 362e12, "L4": 121e12, "T4": 65e12}
-PEAKS_FP32 = {"H200": 67e12, "H100": 67e12, "A100": 19.5e12, "V100": 15.7e12, "L40S": 91.6e12, "L4": 30.3e12}
+PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "V100": 125e12, "L40S": 362e12, "L40": 181e12, "L4": 121e12}
+# In fp32 torch has convolutions done in TF32 where a GPU can.
+PEAKS_FP32 = {
+    "H200": 494e12,
+    "H100": 494e12,
+    "A100": 156e12,
+    "V100": 15.7e12,
+    "L40S": 183e12,
+    "L40": 90e12,
+    "L4": 60e12,
+}
 
 
 class Figures:
@@ -56,13 +67,16 @@ class Figures:
         used = {"mfu": rate * self._operations / self._group.size} if self._operations else {}
         return {"images_per_second": rate, "memory_mib": memory(self._group.device), **used}
 
-    def pause(self) -> None:
-        """Leaves out of the speed what went by since `speed` was asked."""
-        self._since = monotonic()
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Leaves out of the speed what the body takes."""
+        begun = monotonic()
+        yield
+        self._since += monotonic() - begun
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """One record, to metrics.jsonl and TensorBoard."""
-        if self._board:
+        """One record, to metrics.jsonl and TensorBoard; none where there is nothing to record."""
+        if self._board and values:
             metrics_log.append(self._path, step, values)
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)

@@ -3,31 +3,29 @@
     position ─ order of (seed, epoch) ─▶ sample ─ crop ─▶ encoder ─ relaxed codes ─▶ decoder ─▶ logit-Laplace + KL
 
 Order, crops and noise depend on seed, epoch and sample alone: a run that is stopped and started again on as many
-processes ends with the same weights (on CPU to the last bit), on another number with the same up to rounding. Several
-processes: `torchrun --nproc_per_node 8 -m pipelines.cli train dvae …`.
+processes and threads ends with the same weights (on CPU to the last bit), on other numbers with the same up to
+rounding. Several processes: `torchrun --nproc_per_node 8 -m pipelines.cli train dvae …`.
 """
 
 import os
 from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from pipelines import files
 from pipelines.errors import UserError
 from pipelines.jobs import Formatter
 from pipelines.settings import add_flags, at_least, read_flags
+from training.dvae import record
 from training.dvae.settings import PRESETS, STEPS, DvaeConfig, LearnSettings, LoopSettings, Run
 
 if TYPE_CHECKING:
     from pipelines.processes import Group
-    from training.data.split import Split
+    from training.data.split import Damaged, Split
     from training.dvae.figures import Figures
     from training.dvae.trainer import Trainer
 
-RECORD = "run.json"
-VERSIONED = ("gesso", "numpy", "opencv-python-headless", "simplejpeg", "torch")
 DESCRIPTION = """\
 Clean shards → a discrete VAE (paper section 2). The same command again goes on where it stopped; --steps says only
 when to stop, the schedules are the preset's.
@@ -85,32 +83,38 @@ def main(argv: Sequence[str]) -> int:
 
 def begin_and_train(run: Run, group: "Group", stop: Callable[[], bool]) -> str:
     """Opens the data and the run, and trains; how far it came, in words."""
-    from training.dvae.trainer import Trainer
-
     train, validation = group.first(lambda: open_data(run))
-    trainer = Trainer(run, group, train, validation)
-    with closing(trainer):
-        if group.rank == 0:
-            write_record(run, trainer, data_of(train, validation))
-        if trainer.step >= run.steps:
-            return f"update {trainer.step:,} is done already, more --steps go on"
-        with open_figures(run, group, trainer) as figures:
-            loop(run, trainer, figures, stop)
-    return f"through update {trainer.step:,}" if trainer.step == run.steps else f"stopped after update {trainer.step:,}"
+    try:
+        return train_on(run, group, train, validation, stop)
+    except OSError as error:
+        told = error.strerror or str(error)
+        raise UserError(f"{run.output} cannot be written ({told}): mend that, the same command goes on") from error
 
 
 def open_data(run: Run) -> "tuple[Split, Split]":
     """Both splits. Raises UserError where they, or the settings, are not those that the run was begun with."""
     from training.data.split import open_split
 
-    old = check_record(run)
-    train, validation = (open_split(run.data, split, run.loop.damaged) for split in ("train", "validation"))  # type: ignore[arg-type]
-    check_data(run, old.get("data", {}), data_of(train, validation))
+    old = record.check(run)
+    damaged = cast("Damaged", run.loop.damaged)
+    train, validation = (open_split(run.data, split, damaged) for split in ("train", "validation"))
+    record.check_data(run, old.get("data", {}), record.data_of(train, validation))
     return train, validation
 
 
-def data_of(train: "Split", validation: "Split") -> dict[str, Any]:
-    return {"train": train.identity(), "validation": validation.identity()}
+def train_on(run: Run, group: "Group", train: "Split", validation: "Split", stop: Callable[[], bool]) -> str:
+    from training.dvae.counting import size
+    from training.dvae.trainer import Trainer
+
+    with closing(Trainer(run, group, train, validation)) as trainer:
+        if trainer.step >= run.steps:
+            return f"update {trainer.step:,} is done already, more --steps go on"
+        if group.rank == 0:
+            parameters = {half: size(getattr(trainer.model, half)) for half in ("encoder", "decoder")}
+            record.write(run, record.data_of(train, validation), parameters)
+        with open_figures(run, group, trainer) as figures:
+            loop(run, trainer, figures, stop)
+    return f"through update {trainer.step:,}" if trainer.step == run.steps else f"stopped after update {trainer.step:,}"
 
 
 def open_figures(run: Run, group: "Group", trainer: "Trainer") -> "Figures":
@@ -123,78 +127,26 @@ def open_figures(run: Run, group: "Group", trainer: "Trainer") -> "Figures":
 
 
 def loop(run: Run, trainer: "Trainer", figures: "Figures", stop: Callable[[], bool]) -> None:
-    """An update, its figures, now and then an evaluation and a checkpoint; to the last step, or until `stop`."""
-    values: dict[str, float] = {}
+    """An update, its figures, now and then an evaluation and a checkpoint; to the last step, or until `stop`.
+
+    Figures are written before the checkpoint: what a killed run leaves behind its last checkpoint is made again.
+    """
     with trainer.batches() as batches:
         while trainer.step < run.steps:
             update = trainer.update(next(batches))
             step, stopped = trainer.step, stop()
-            last = stopped or step == run.steps
-            record = {}
+            last, values, nats = step == run.steps, {}, None
             if step % run.loop.log_every == 0 or last:
-                place = {"epoch": trainer.state.epoch, "index": trainer.state.index}
-                record = values = {**update, **trainer.usage(), **figures.speed(step), **place}
-            best = False
-            if step % run.loop.evaluate_every == 0 or step == run.steps:
-                found = trainer.evaluate()
-                record = {**record, **found.values}
-                figures.write_pictures(step, found)
-                best = trainer.note_best(found.values["val_nats_per_dim"])
-                figures.pause()
-            if record:
-                figures.write(step, record)
-            if not best and (step % run.loop.save_every == 0 or last):
+                values = {**update, **trainer.usage(keep=last), **figures.speed(step), **trainer.place()}
+            if step % run.loop.evaluate_every == 0 or last:
+                with figures.pause():
+                    found = trainer.evaluate()
+                    figures.write_pictures(step, found)
+                values, nats = {**values, **found.values}, found.values["val_nats_per_dim"]
+            figures.write(step, values)
+            if trainer.improves(nats) or step % run.loop.save_every == 0 or last or stopped:
                 trainer.save()
             trainer.check_saving()
-            figures.show(step, values or update)
+            figures.show(step, {**update, **values})
             if stopped:
                 return
-
-
-def record_of(run: Run, data: dict[str, Any]) -> dict[str, Any]:
-    """run.json: what decides the weights, and what they were made with."""
-    versions = {name: version(name) for name in VERSIONED}
-    loop = {name: getattr(run.loop, name) for name in ("precision", "parallel", "accumulate", "recompute", "compile")}
-    settings = {**run.record(), "steps": run.steps}
-    return {"format": 1, "kind": "dvae", "preset": run.preset, "settings": settings, "loop": loop, "data": data,
-            "versions": versions}  # fmt: skip
-
-
-def write_record(run: Run, trainer: "Trainer", data: dict[str, Any]) -> None:
-    """Writes run.json, with the number of parameters."""
-    from training.dvae.counting import size
-
-    parameters = {"encoder": size(trainer.model.encoder), "decoder": size(trainer.model.decoder)}
-    files.write_json(files.join(run.output, RECORD), {**record_of(run, data), "parameters": parameters})
-
-
-def check_record(run: Run) -> dict[str, Any]:
-    """run.json of a run that was begun, else nothing.
-
-    Raises UserError with every difference where it was begun with other settings, or is none of a dVAE.
-    """
-    path = files.join(run.output, RECORD)
-    if not files.exists(path):
-        return {}
-    old: dict[str, Any] = files.read_json(path)
-    if old.get("kind") != "dvae":
-        raise UserError(f"{run.output} holds a run of another kind, {old.get('kind')!r}: give another --output")
-    new, settings = run.record(), old["settings"]
-    changed = [
-        f"{name} was {settings.get(name)!r}, is {new[name]!r}" for name in new if settings.get(name) != new[name]
-    ]
-    if changed:
-        raise UserError(
-            f"{run.output} was begun with other settings: {'; '.join(changed)}; give those, or another --output"
-        )
-    return old
-
-
-def check_data(run: Run, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Raises UserError where a run was begun with other samples; shards that are left out since may differ."""
-    for split, told in old.items():
-        if told["manifest_sha256"] != new[split]["manifest_sha256"]:
-            raise UserError(
-                f"{run.output} was begun with other samples for {split}, of {told['path']}: give that --data, "
-                "or another --output"
-            )

@@ -1,6 +1,7 @@
 """What a dVAE is made of and how it is trained: frozen dataclasses, presets. Light: no torch."""
 
 from dataclasses import asdict, dataclass
+from math import inf, isfinite
 from typing import Any
 
 from pipelines.errors import UserError
@@ -8,6 +9,7 @@ from pipelines.settings import at_least, flag
 
 FACTOR = 8  # pixels of a picture's side for a code: three halvings
 GROUPS = 4
+LARGEST_SEED = 2**63 - 1  # of torch's
 PRECISIONS = ("fp32", "bf16", "fp16")
 PARALLEL = ("ddp", "fsdp")
 FORMS = ("whole", "sharded")
@@ -36,8 +38,10 @@ class DvaeConfig:
         at_least(2, vocabulary=self.vocabulary)
         if self.width < 4 or self.width % 4:
             raise UserError(f"--width is {self.width}: give a multiple of 4, the hidden width is a quarter of it")
-        if self.image_size < FACTOR or self.image_size % FACTOR:
-            raise UserError(f"--image_size is {self.image_size}: give a multiple of {FACTOR} pixels")
+        if self.image_size < 2 * FACTOR or self.image_size % FACTOR:
+            raise UserError(
+                f"--image_size is {self.image_size}: give a multiple of {FACTOR} pixels, {2 * FACTOR} or more"
+            )
 
     @property
     def grid(self) -> int:
@@ -67,8 +71,13 @@ class LearnSettings:
         at_least(1, temperature_steps=self.temperature_steps, beta_steps=self.beta_steps)
         at_least(0, weight_decay=self.weight_decay, seed=self.seed, beta=self.beta, ema=self.ema)
         for name in ("learning_rate", "final_learning_rate", "temperature", "final_temperature"):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < inf:
                 raise UserError(f"--{name} is {getattr(self, name)}: give more than 0")
+        for name in ("beta", "weight_decay", "ema"):
+            if not isfinite(getattr(self, name)):
+                raise UserError(f"--{name} is {getattr(self, name)}: give a number")
+        if self.seed > LARGEST_SEED:
+            raise UserError(f"--seed is {self.seed}: give at most {LARGEST_SEED}")
         if self.ema >= 1:
             raise UserError(f"--ema is {self.ema}: give less than 1")
 
@@ -140,15 +149,16 @@ PRESETS: dict[str, dict[str, object]] = {
         "vocabulary": 512,
         "width": 32,
         "input_width": 64,
-        "batch_size": 16,
-        "learning_rate": 1e-3,
+        "blocks": 1,
+        "batch_size": 8,
+        "learning_rate": 3e-3,
         "final_learning_rate": 1e-5,
-        "learning_rate_steps": 2000,
-        "temperature_steps": 1500,
-        "beta_steps": 1000,
+        "learning_rate_steps": 8000,
+        "temperature_steps": 6000,
+        "beta": 4.0,
+        "beta_steps": 300,
         "ema": 0.99,
-        "evaluate_every": 250,
         "validation_samples": 256,
     },
 }
-STEPS = {"paper": 3_000_000, "small": 100_000, "tiny": 2000}  # --steps, unless it is given
+STEPS = {"paper": 3_000_000, "small": 100_000, "tiny": 8000}  # --steps, unless it is given

@@ -16,12 +16,12 @@ from pipelines import files
 from pipelines.errors import UserError
 from pipelines.processes import Group, keep_memory
 from training import checkpoint
-from training.checkpoint import Checkpoints, Tensors
+from training.checkpoint import Best, Checkpoints, Tensors
 from training.data.loader import Batch, Loader
 from training.data.order import State
 from training.data.split import Split
-from training.distributed.parallel import gathering, local, norm, spread
-from training.dvae import evaluation, metrics
+from training.distributed.parallel import gathered_again, gathering, local, norm, spread
+from training.dvae import evaluation, metrics, record
 from training.dvae.layers import set_precision
 from training.dvae.model import DVAE
 from training.dvae.noise import exponential
@@ -59,7 +59,8 @@ class Trainer:
         self._scale = LossScale(run.loop.precision == "fp16")
         self._checkpoints = Checkpoints(run.output, group, run.loop.checkpoint, run.loop.keep)
         self._counts = torch.zeros(run.dvae.vocabulary, dtype=torch.int64, device=group.device)
-        self.step, self.state, self._mean_loss, self._best = 0, State(run.learn.seed), 0.0, float("inf")
+        self.step, self.state, self._mean_loss = 0, State(run.learn.seed), 0.0
+        self._best: Best = {"step": 0, "val_nats_per_dim": float("inf")}
         self._restore()
 
     @contextmanager
@@ -101,10 +102,15 @@ class Trainer:
         figures = dict(zip(("loss", "nll", "kl"), terms, strict=True))
         return {**figures, **now._asdict(), "gradient_norm": length, **self._scale_figure()}
 
-    def usage(self) -> dict[str, float]:
-        """Codes in use, and their perplexity, since this was asked last: over all processes."""
+    def place(self) -> dict[str, float]:
+        """Where in the stream the next batch begins."""
+        return {"epoch": self.state.epoch, "index": self.state.index}
+
+    def usage(self, keep: bool) -> dict[str, float]:
+        """Codes in use since this was asked last, and their perplexity, over all processes; `keep` asks on the side."""
         counts = self._group.total(self._counts.clone())
-        self._counts.zero_()
+        if not keep:
+            self._counts.zero_()
         return {"codes_used": metrics.in_use(counts), "perplexity": metrics.perplexity(counts)}
 
     def evaluate(self) -> evaluation.Evaluation:
@@ -137,16 +143,13 @@ class Trainer:
             "counts": self._group.total(self._counts.clone()).cpu(),
             "settings": self._run.record(),
         }
-        self._checkpoints.save(self.step, self._tensors(), numbers)
+        self._checkpoints.save(self.step, self._tensors(), numbers, self._best)
 
-    def note_best(self, nats_per_dim: float) -> bool:
-        """Whether an evaluation is the best so far; its checkpoint is then written and marked."""
-        if not nats_per_dim < self._best:
+    def improves(self, nats_per_dim: float | None) -> bool:
+        """Whether an evaluation, if there was one, is the best so far, and with it the next checkpoint."""
+        if nats_per_dim is None or not nats_per_dim < self._best["val_nats_per_dim"]:
             return False
-        self._best = nats_per_dim
-        self.save()
-        self._checkpoints.wait()
-        self._checkpoints.mark_best(self.step, val_nats_per_dim=nats_per_dim)
+        self._best = {"step": self.step, "val_nats_per_dim": nats_per_dim}
         return True
 
     def check_saving(self) -> None:
@@ -191,13 +194,18 @@ class Trainer:
         if not isfinite(loss):
             raise self._stop(f"the loss of update {self.step + 1} is {loss}")
         if self.step > CALM and loss > self._mean_loss + self._run.loop.spike:
-            raise self._stop(f"the loss of update {self.step + 1} jumped from {self._mean_loss:.3f} to {loss:.3f}")
+            jumped = f"jumped from {self._mean_loss:.3f} to {loss:.3f}"
+            raise self._stop(f"the loss of update {self.step + 1} {jumped}", "a larger --spike lets it pass, or ")
         keeps = AVERAGE_KEEPS if self.step else 0.0
         self._mean_loss = keeps * self._mean_loss + (1 - keeps) * loss
 
-    def _stop(self, why: str) -> UserError:
+    def _stop(self, why: str, way: str = "") -> BaseException:
+        """What ends the run, the same in every process, told by the first."""
         self._checkpoints.wait()
-        return UserError(f"{why}: {self._checkpoints.last_good()}; lower --learning_rate, or see the run's curves")
+        if self._group.rank:
+            return SystemExit(2)
+        begin = "begin another --output with a lower --learning_rate"
+        return UserError(f"{why}: {self._checkpoints.last_good()}; {way}{begin}")
 
     def _scale_figure(self) -> dict[str, float]:
         return {"loss_scale": self._scale.value} if self._scale.dynamic else {}
@@ -214,6 +222,7 @@ class Trainer:
             yield
         finally:
             self.model.train()
+            gathered_again(self.model)
             with torch.no_grad():
                 torch._foreach_copy_(weights, kept)
 
@@ -227,17 +236,22 @@ class Trainer:
         }
 
     def _restore(self) -> None:
-        """Goes on from the last checkpoint, if there is one. Raises UserError where it is of other settings."""
+        """Goes on from the last checkpoint, if there is one. Raises UserError where it is of other settings.
+
+        A run that was killed between a checkpoint and the note that it is the best gets the note now.
+        """
         path = self._checkpoints.latest()
         if path is None:
             return
         tensors = self._tensors()
         numbers = checkpoint.load(path, tensors)
+        record.check_settings(self._run, numbers["settings"])
         for state in self._optimizer.state.values():
             state["step"].copy_(tensors["steps"]["adam"])
         self.step, self.state = numbers["step"], State(**numbers["data"])
         self._mean_loss, self._best = numbers["mean_loss"], numbers["best"]
         self._scale.restore(numbers["scale"])
+        self._checkpoints.note_best(self._best)
         if self._group.rank == 0:
             self._counts.copy_(numbers["counts"])
 

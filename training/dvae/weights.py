@@ -1,6 +1,7 @@
 """Trained dVAEs, opened for use: a run, one of its checkpoints, or the released `encoder.pkl` and `decoder.pkl`. torch.
 
-Nothing that a file holds is executed: the released modules are pickled classes, of which only tensors are taken.
+Nothing that a file holds is executed: the released modules are pickled classes, of which only tensors are taken. Of a
+sharded checkpoint that is not true: torch unpickles its metadata, so open none that you do not trust.
 """
 
 import os
@@ -31,7 +32,7 @@ RELEASED = (
     "torch.nn.modules.pooling.MaxPool2d",
     "torch.nn.modules.upsampling.Upsample",
 )
-BROKEN = (OSError, RuntimeError, ValueError, KeyError, EOFError, AttributeError, TypeError)
+BROKEN = (*checkpoint.FAILED, AttributeError, TypeError)
 
 
 class Shell:
@@ -49,9 +50,10 @@ def open_dvae(path: str, device: str | torch.device = "cpu") -> DVAE:
     except UserError:
         raise
     except UnpicklingError as error:
-        raise UserError(f"{chosen} is no dVAE that can be read: it holds code, or is cut off") from error
+        told = "it is cut off, holds code, or was saved in the format of torch before 1.6"
+        raise UserError(f"{chosen} is no dVAE that can be read: {told}") from error
     except BROKEN as error:
-        told = str(error).split("\n")[0]
+        told = checkpoint.first_line(str(checkpoint.reason(error)))
         raise UserError(f"{chosen} is no dVAE that can be read ({type(error).__name__}: {told})") from error
     model = DVAE(config)
     try:

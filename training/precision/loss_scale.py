@@ -41,8 +41,9 @@ class LossScale:
         return self.value < LEAST or not self.dynamic
 
     def state(self) -> dict[str, float]:
-        return {"value": self.value, "finite": self._finite}
+        return {"value": self.value, "finite": self._finite} if self.dynamic else {}
 
     def restore(self, state: dict[str, float]) -> None:
-        if self.dynamic:
+        """Goes on from a state; begins anew behind a run of another precision, which has none."""
+        if self.dynamic and state:
             self.value, self._finite = state["value"], int(state["finite"])

@@ -1,0 +1,76 @@
+"""run.json: what a run was begun with, and whether a command goes on with it. No torch."""
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from pipelines import files
+from pipelines.errors import UserError
+from training.dvae.settings import Run
+
+if TYPE_CHECKING:
+    from training.data.split import Split
+
+Json = dict[str, Any]
+
+RECORD = "run.json"
+KIND = "dvae"
+VERSIONED = ("gesso", "numpy", "opencv-python-headless", "simplejpeg", "torch")
+TOLD = ("precision", "parallel", "accumulate", "recompute", "compile")  # of how it is done
+
+
+def data_of(train: "Split", validation: "Split") -> Json:
+    return {"train": train.identity(), "validation": validation.identity()}
+
+
+def write(run: Run, data: Json, parameters: dict[str, int]) -> None:
+    """Settings, data, versions, and the number of parameters of each half."""
+    record = {
+        "format": 1,
+        "kind": KIND,
+        "preset": run.preset,
+        "settings": {**run.record(), "steps": run.steps},
+        "loop": {name: getattr(run.loop, name) for name in TOLD},
+        "data": data,
+        "parameters": parameters,
+        "versions": {name: version(name) for name in VERSIONED},
+    }
+    files.write_json(files.join(run.output, RECORD), record)
+
+
+def check(run: Run) -> Json:
+    """What a run was begun with, nothing for a new one.
+
+    Raises UserError with every difference of the settings, and where another kind of run is there, or a damaged record.
+    """
+    path = files.join(run.output, RECORD)
+    if not files.exists(path):
+        return {}
+    try:
+        old: Json = files.read_json(path)
+        kind, settings = old["kind"], old["settings"] if old["kind"] == KIND else {}
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error!r}): bring it back, or give another --output") from error
+    if kind != KIND:
+        raise UserError(f"{run.output} holds a run of another kind, {kind!r}: give another --output")
+    check_settings(run, settings)
+    return old
+
+
+def check_settings(run: Run, old: Json) -> None:
+    """Raises UserError with every difference to the settings that a run was begun with."""
+    new = run.record()
+    changed = [f"{name} was {old.get(name)!r}, is {new[name]!r}" for name in new if old.get(name) != new[name]]
+    if changed:
+        raise UserError(
+            f"{run.output} was begun with other settings: {'; '.join(changed)}; give those, or another --output"
+        )
+
+
+def check_data(run: Run, old: Json, new: Json) -> None:
+    """Raises UserError where a run was begun with other samples; shards that are left out since may differ."""
+    for split, told in old.items():
+        if told["manifest_sha256"] != new[split]["manifest_sha256"]:
+            raise UserError(
+                f"{run.output} was begun with other samples for {split}, of {told['path']}: give that --data, "
+                "or another --output"
+            )
