@@ -85,6 +85,7 @@ class Ours:
         config = case.config
         shape = {"image_size": config.image_size, "vocabulary": config.vocabulary, "width": config.width}
         shape |= {"input_width": config.input_width, "batch_size": case.batch_size, "precision": case.precision}
+        shape |= {"blocks": config.blocks}
         flags = [part for name, value in shape.items() for part in (f"--{name}", str(value))]
         rest = ("--preset", "tiny", "--evaluate_every", "1000000", "--save_every", "1000000", *more)
         self._run, _ = learn.parse(["--data", export, "--output", str(folder), *flags, *rest])
@@ -97,7 +98,7 @@ class Ours:
             for batch in islice(batches, updates):
                 values = self._trainer.update(batch)
                 if self._trainer.step % self._run.loop.log_every == 0:
-                    self._figures.write(self._trainer.step, {**values, **self._trainer.usage()})
+                    self._figures.write(self._trainer.step, {**values, **self._trainer.usage(keep=False)})
 
 
 def rate(run: Callable[[int], None], case: Case, updates: int, device: torch.device) -> float:

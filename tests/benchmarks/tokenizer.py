@@ -1,4 +1,4 @@
-"""How fast are captions learnt and encoded? `python tests/benchmarks/tokenizer.py --captions FILE [FILE …]`.
+"""How fast are captions learnt and encoded? `python tests/benchmarks/tokenizer.py [--captions FILE …]`.
 
 Trains on the lines of text files, then encodes some of them on one core, by gesso and by Hugging Face's own. Prints one
 table and what a dropout of 10% adds to a caption by each.
@@ -35,9 +35,12 @@ def row(name: str, captions: int, spent: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--captions", nargs="+", type=Path, required=True, help="text files, a caption a line")
+    shared = sorted((Path(__file__).parents[3] / "shared/data").glob("captions_*/*.txt"))
+    parser.add_argument("--captions", nargs="+", type=Path, default=shared, help="text files, a caption a line")
     parser.add_argument("--encoded", type=int, default=20_000, help="captions that are encoded")
     given = parser.parse_args()
+    if not given.captions:
+        parser.error("give --captions: there are no shared ones beside this checkout")
     captions = [line for path in given.captions for line in path.read_text("utf-8").splitlines() if line.strip()]
     some = captions[:: max(1, len(captions) // given.encoded)][: given.encoded]
     begun = time.perf_counter()

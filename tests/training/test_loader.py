@@ -149,11 +149,11 @@ class TestThreads:
         loader.close()
         assert set(threading.enumerate()) == before
 
-    @pytest.mark.parametrize(("batch_size", "threads", "ahead"), [(32, 1, 2), (32, 2, 2), (4, 2, 8)])
+    @pytest.mark.parametrize(("batch_size", "threads", "ahead"), [(32, 1, 2), (32, 2, 2), (8, 2, 8)])
     def test_no_more_is_begun_than_threads_need(
         self, train: Split, monkeypatch: pytest.MonkeyPatch, batch_size: int, threads: int, ahead: int
     ) -> None:
-        """Two batches, and where they are small two tasks of eight samples for each thread."""
+        """Two batches, and where they are small two tasks of sixteen samples for each thread."""
         begun, begin = list[int](), Workers.begin
 
         def counted(self: Workers, places: Places, state: State) -> Pending:

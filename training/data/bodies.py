@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from threading import Lock
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines import images
@@ -23,6 +25,15 @@ class Picture(NamedTuple):
     tar: str
 
 
+class Rows(NamedTuple):
+    """Where the pictures of a shard stand."""
+
+    tar: str
+    keys: pa.Array
+    offsets: npt.NDArray[np.int64]  # bytes
+    sizes: npt.NDArray[np.int64]
+
+
 class Pictures:
     """The encoded pictures of a split, by shard and row; rows of the shards that were used last stay in memory.
 
@@ -31,7 +42,7 @@ class Pictures:
 
     def __init__(self, split: Split, held: int) -> None:
         self._split, self._held = split, held
-        self._rows = OrderedDict[int, pa.Table]()
+        self._rows = OrderedDict[int, Rows]()
         self._samples = 0  # that the rows in memory tell of
         self._lock = Lock()
         self._loading = [Lock() for _ in split.shards]
@@ -64,27 +75,29 @@ class Pictures:
         return Picture(key, body, wanted.path)
 
     def _place(self, shard: int, row: int) -> tuple[str, Range]:
-        table = self._table(shard)
-        key, offset, size = (table[name][row].as_py() for name in PLACE)
-        return key, Range(self._split.tar(self._split.shards[shard]), offset, size)
+        rows = self._read_rows(shard)
+        return rows.keys[row].as_py(), Range(rows.tar, int(rows.offsets[row]), int(rows.sizes[row]))
 
-    def _table(self, shard: int) -> pa.Table:
+    def _read_rows(self, shard: int) -> Rows:
         """A shard's rows; one thread reads them while others of that shard wait."""
         with self._loading[shard]:
             with self._lock:
                 if shard in self._rows:
                     self._rows.move_to_end(shard)
                     return self._rows[shard]
-            table = self._split.rows(self._split.shards[shard], PLACE).combine_chunks()
+            entry = self._split.shards[shard]
+            table = self._split.rows(entry, PLACE).combine_chunks()
+            keys, offsets, sizes = (table[name].chunk(0) if len(table) else pa.array([]) for name in PLACE)
+            rows = Rows(self._split.tar(entry), keys, offsets.to_numpy(), sizes.to_numpy())
             with self._lock:
-                self._keep(shard, table)
-        return table
+                self._keep(shard, rows)
+        return rows
 
-    def _keep(self, shard: int, table: pa.Table) -> None:
-        self._rows[shard] = table
-        self._samples += len(table)
+    def _keep(self, shard: int, rows: Rows) -> None:
+        self._rows[shard] = rows
+        self._samples += len(rows.keys)
         while self._samples > self._held and len(self._rows) > 1:
-            self._samples -= len(self._rows.popitem(last=False)[1])
+            self._samples -= len(self._rows.popitem(last=False)[1].keys)
 
 
 def decode(body: bytes, size: int) -> Pixels:

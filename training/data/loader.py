@@ -20,13 +20,14 @@ import torch
 
 from pipelines.errors import Rejected, UserError
 from pipelines.images import Pixels
+from pipelines.processes import keep_memory
 from training.data.bodies import Picture, Pictures, decode
 from training.data.order import WINDOW, Order, Places, State
 from training.data.randomness import random_of
 from training.data.split import Split
 from training.data.views import centre_view, dvae_view
 
-CHUNK = 8  # samples of a thread's task: to wake a thread costs as much as a small picture
+CHUNK = 16  # samples of a thread's task: to wake a thread costs as much as a small picture
 AHEAD = 2  # batches that are prepared ahead, at least
 
 View = Callable[[Pixels, int, str], Pixels]  # of a picture, its epoch and its key
@@ -60,6 +61,7 @@ class Workers:
 
     def __init__(self, split: Split, size: int, threads: int, held: int, view: View) -> None:
         cv2.setNumThreads(1)  # a thread a picture: more of them would wait for each other
+        keep_memory()  # else every picture is faulted in anew, and threads of one process wait for each other there
         self._pictures = Pictures(split, held)
         self._size, self._threads, self._view = size, threads, view
         self._pool = ThreadPoolExecutor(threads, "load")

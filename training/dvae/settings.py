@@ -133,7 +133,7 @@ class Run:
 # By name: what differs from the defaults, which are the paper's.
 PRESETS: dict[str, dict[str, object]] = {
     "paper": {},
-    # One GPU, a day.
+    # Between the two; not trained yet.
     "small": {
         "image_size": 128,
         "vocabulary": 2048,
@@ -143,7 +143,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "learning_rate_steps": 100_000,
         "temperature_steps": 15_000,
     },
-    # Two cores, ten minutes.
+    # Two cores, ten minutes: docs/dvae.md tells what was tried.
     "tiny": {
         "image_size": 64,
         "vocabulary": 512,
