@@ -9,7 +9,7 @@ help:
 	@echo "make quickstart  environment, then: from links to clean shards on bundled pictures, with pages to look at"
 	@echo "make test        the test suite"
 	@echo "make lint        ruff and mypy --strict"
-	@echo "make bench       every benchmark, one table each (an hour)"
+	@echo "make bench       every benchmark, one table each (an hour and a half)"
 	@echo "make system      Debian packages that some tests and benchmarks drive: Chromium, nginx (asks for root)"
 	@echo "make lock        resolve the dependencies anew"
 

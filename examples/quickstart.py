@@ -1,4 +1,4 @@
-"""The main job on the bundled pictures, from links to clean shards. `make quickstart` runs it.
+"""The main job on the bundled pictures, from links to clean shards and tokens. `make quickstart` runs it.
 
 The table of links holds what the real web holds besides good pictures: dead links, a slow server, redirects, a page in
 the place of a picture, a truncated file, a panorama, foreign and boilerplate captions, repeats. In the place of
@@ -28,6 +28,7 @@ PICTURES = HERE / "pictures"
 OUTPUT = HERE.parent / "quickstart"
 TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp", "gif": "image/gif"}
 DEADLINE = 8  # seconds; the slow server never answers
+UPDATES = "300"  # of the dVAE
 THRESHOLD = "0.73"  # as a person would choose it on the page
 BOILERPLATE = (
     "IMG_2041.JPG",
@@ -217,6 +218,18 @@ def deduplicate(shards: str) -> tuple[str, str]:
     return overlap, str(OUTPUT / "repeats")
 
 
+def train(clean: str) -> str:
+    """A tokenizer, a small dVAE that has only just begun to learn, and what the next stage is trained on."""
+    tokenizer, dvae = str(OUTPUT / "tokenizer"), str(OUTPUT / "dvae")
+    gesso("train", "tokenizer", "--data", clean, "--output", tokenizer)
+    loop = ("--steps", UPDATES, "--evaluate_every", str(int(UPDATES) // 2), "--log_every", "5")
+    gesso("train", "dvae", "--data", clean, "--output", dvae, "--preset", "tiny", *loop)
+    gesso("report", dvae)
+    gesso("encode", "--shards", clean, "--dvae", dvae, "--output", str(OUTPUT / "tokens"), "--views", "2")
+    gesso("verify", str(OUTPUT / "tokens"))
+    return dvae
+
+
 def main() -> None:
     shutil.rmtree(OUTPUT, ignore_errors=True)
     OUTPUT.mkdir()
@@ -226,10 +239,12 @@ def main() -> None:
     drops = ("--drop", overlap, "--drop", repeats)
     gesso("export", "--shards", shards, *drops, "--output", clean, "--validation_size", "20", "--shard_size", "100")
     gesso("verify", clean)
+    dvae = train(clean)
     print(f"""
 Look at, in a browser:
   {shards}/report.html             what was collected, and what became of every link
   {overlap}/review/index.html  pairs of validation and training pictures; `gesso review {overlap}` serves it
+  {dvae}/report.html            the training's curves, reconstructions and codes; more --steps go on with it
 and at:
   {clean}/train, validation        the clean shards
   {clean}/README.md                their dataset card

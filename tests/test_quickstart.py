@@ -15,7 +15,8 @@ def test_quickstart() -> None:
     done = subprocess.run([sys.executable, "examples/quickstart.py"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     out = ROOT / "quickstart"
-    for page in (out / "raw/report.html", out / "overlap/review/index.html", out / "clean/README.md"):
+    pages = ("raw/report.html", "overlap/review/index.html", "clean/README.md", "dvae/report.html")
+    for page in (out / name for name in pages):
         assert str(page) in done.stdout
         assert page.exists()
     assert json.loads((out / "raw/manifest.json").read_text())["funnel"] == {
@@ -44,3 +45,9 @@ def test_quickstart() -> None:
         "overlap": 38,
         "repeat_exact": 10,
     }
+    tokens = json.loads((out / "tokens/manifest.json").read_text())
+    assert tokens["splits"] == {"train": 189, "validation": 20}
+    assert tokens["codes"] == {"vocabulary": 512, "views": 2, "grid": 8}
+    figures = [json.loads(line) for line in (out / "dvae/metrics.jsonl").read_text().splitlines()]
+    assert figures[-1]["step"] == 300
+    assert figures[-1]["loss"] < figures[0]["loss"]
