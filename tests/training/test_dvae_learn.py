@@ -389,7 +389,7 @@ def test_without_its_record_a_run_still_knows_its_settings(
     assert run(data, tmp_path, "--steps", "3") == 0
     (tmp_path / "run.json").unlink()
     assert run(data, tmp_path, "--learning_rate", "0.5") == 2
-    assert "was begun with other settings: learning_rate was 0.001, is 0.5" in capsys.readouterr().err
+    assert "was begun with other settings: learning_rate was 0.003, is 0.5" in capsys.readouterr().err
 
 
 def test_other_data_are_refused(data: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -413,9 +413,9 @@ def test_data_that_cannot_be_read_are_told(tmp_path: Path, url: str, capsys: pyt
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (("--learning_rate", "0.5"), "learning_rate was 0.001, is 0.5"),
+        (("--learning_rate", "0.5"), "learning_rate was 0.003, is 0.5"),
         (("--width", "8"), "width was 4, is 8"),
-        (("--seed", "3", "--beta", "1"), "beta was 6.6, is 1.0; seed was 0, is 3"),
+        (("--seed", "3", "--beta", "1"), "beta was 4.0, is 1.0; seed was 0, is 3"),
     ],
 )
 def test_other_settings_are_refused(
@@ -477,6 +477,6 @@ def test_a_dry_run_counts_the_papers_model(capsys: pytest.CaptureFixture[str]) -
 def test_presets_are_defaults_that_a_flag_overrides() -> None:
     job, dry = learn.parse(["--data", "a/", "--output", "b/", "--preset", "tiny", "--width", "16"])
     assert not dry
-    assert (job.output, job.dvae.width, job.dvae.vocabulary, job.steps) == ("b", 16, 512, 2000)
+    assert (job.output, job.dvae.width, job.dvae.vocabulary, job.steps) == ("b", 16, 512, 8000)
     paper, _ = learn.parse(["--data", "a", "--output", "b"])
     assert (paper.preset, paper.steps, paper.dvae.vocabulary, paper.learn.batch_size) == ("paper", 3_000_000, 8192, 512)

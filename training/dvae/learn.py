@@ -136,8 +136,9 @@ def loop(run: Run, trainer: "Trainer", figures: "Figures", stop: Callable[[], bo
             update = trainer.update(next(batches))
             step, stopped = trainer.step, stop()
             last, values, nats = step == run.steps, {}, None
-            if step % run.loop.log_every == 0 or last:
-                values = {**update, **trainer.usage(keep=last), **figures.speed(step), **trainer.place()}
+            regular = step % run.loop.log_every == 0
+            if regular or last:
+                values = {**update, **trainer.usage(keep=not regular), **figures.speed(step), **trainer.place()}
             if step % run.loop.evaluate_every == 0 or last:
                 with figures.pause():
                     found = trainer.evaluate()
