@@ -150,6 +150,15 @@ def test_killed_without_warning_it_goes_on_from_the_last_checkpoint(
     assert (tmp_path / note).read_bytes() == (trained / note).read_bytes()
 
 
+def test_what_a_killed_run_left_half_written_is_swept(data: str, tmp_path: Path) -> None:
+    left = [tmp_path / name for name in ("run.json.tmp-0123456789ab", "evaluations/0000004/grid.png.tmp-0123456789ab")]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    assert run(data, tmp_path, "--steps", "1") == 0
+    assert not [path for path in left if path.exists()]
+
+
 def test_steps_say_only_when_to_stop(
     data: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -110,6 +110,7 @@ def train_on(run: Run, group: "Group", train: "Split", validation: "Split", stop
         if trainer.step >= run.steps:
             return f"update {trainer.step:,} is done already, more --steps go on"
         if group.rank == 0:
+            record.sweep(run.output)
             parameters = {half: size(getattr(trainer.model, half)) for half in ("encoder", "decoder")}
             record.write(run, record.data_of(train, validation), parameters)
         with open_figures(run, group, trainer) as figures:

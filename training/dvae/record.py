@@ -4,6 +4,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from pipelines import files
+from pipelines.dataset import LEFT_BEHIND
 from pipelines.errors import UserError
 from training.dvae.settings import Run
 
@@ -35,6 +36,13 @@ def write(run: Run, data: Json, parameters: dict[str, int]) -> None:
         "versions": {name: version(name) for name in VERSIONED},
     }
     files.write_json(files.join(run.output, RECORD), record)
+
+
+def sweep(output: str) -> None:
+    """Removes what killed runs have left half-written."""
+    for item in files.find(files.join(output, "**")):
+        if LEFT_BEHIND.search(item.path):
+            files.remove(item.path)
 
 
 def check(run: Run) -> Json:
