@@ -20,6 +20,7 @@ from pipelines import files
 from pipelines.errors import Rejected, UserError
 from pipelines.images import Pixels
 from pipelines.processes import Group, keep_memory
+from pipelines.settings import differences
 
 CHECKPOINT = "checkpoint.pt"
 MARGIN = 3  # halves of the model's side: how large pictures are when they are altered
@@ -182,8 +183,7 @@ class Trainer:
             return
         with files.open_input(self.checkpoint) as stream:
             state = torch.load(stream, map_location=self._group.device, weights_only=True)
-        old, new = state["settings"], self._run.record()
-        changed = [f"{name} was {old.get(name)!r}, is {new[name]!r}" for name in new if old.get(name) != new[name]]
+        changed = differences(state["settings"], self._run.record())
         if changed:
             raise UserError(f"{self._run.output} was begun with other settings: {'; '.join(changed)}")
         self.model.load_state_dict(state["model"])

@@ -16,6 +16,7 @@ from pipelines import files
 from pipelines.errors import UserError
 from pipelines.layout import MANIFEST, PLAN
 from pipelines.records import PLANNED, REPEATS, ROWS_READ, SUCCESS
+from pipelines.settings import differences
 
 MARKER = re.compile(r"(\d{5,})_stats\.json")
 LEFT_BEHIND = re.compile(r"\.tmp-[0-9a-f]{12}$")
@@ -159,7 +160,7 @@ def manifest(plan: Json, markers: dict[int, Json]) -> Json:
 def check_settings(plan: Json, record: Json, output: str) -> None:
     """Raises UserError with every difference where an output was begun with other settings or other input."""
     old, new = ({**side["settings"], "input": side["input"]} for side in (plan, record))
-    changed = [f"{name} was {old.get(name)!r}, is {new.get(name)!r}" for name in new if old.get(name) != new[name]]
+    changed = differences(old, new)
     if changed:
         raise UserError(
             f"{output} was begun with other settings: {'; '.join(changed)}; "

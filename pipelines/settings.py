@@ -5,7 +5,7 @@ A field that has a text is a flag of the same name. Light, so that `--help` answ
 
 import os
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, TypeVar
 
@@ -44,6 +44,18 @@ def read_flags(given: Namespace, settings: Callable[..., T], **others: Any) -> T
     """The dataclass of the parsed flags; raises UserError where a value is out of its range."""
     names = [item.name for item in fields(settings) if "text" in item.metadata]  # type: ignore[arg-type]
     return settings(**{name: getattr(given, name) for name in names}, **others)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """`name was 1, is 2` for each setting that is not what it was."""
+    return [f"{name} was {old.get(name)!r}, is {new[name]!r}" for name in new if old.get(name) != new[name]]
+
+
+def one_of(allowed: Sequence[str], **values: str) -> None:
+    """Raises UserError for the first value that is not allowed."""
+    for name, value in values.items():
+        if value not in allowed:
+            raise UserError(f"--{name} is {value!r}: give one of {', '.join(allowed)}")
 
 
 def at_least(least: float, **values: float) -> None:
@@ -143,9 +155,8 @@ class ModelSettings:
     precision: str = flag("auto", "auto (fp32 on a CPU, fp16 on CUDA), fp32, fp16 or bf16")
 
     def __post_init__(self) -> None:
-        for name, allowed in (("device", DEVICES), ("precision", PRECISIONS)):
-            if getattr(self, name) not in allowed:
-                raise UserError(f"--{name} is {getattr(self, name)!r}: give one of {', '.join(allowed)}")
+        one_of(DEVICES, device=self.device)
+        one_of(PRECISIONS, precision=self.precision)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,7 @@
 import os
 from dataclasses import asdict, dataclass
 
-from pipelines.errors import UserError
-from pipelines.settings import DEVICES, at_least, flag
+from pipelines.settings import DEVICES, at_least, flag, one_of
 
 
 def cores() -> int:
@@ -25,8 +24,7 @@ class EncodeSettings:
     def __post_init__(self) -> None:
         at_least(1, views=self.views, batch_size=self.batch_size, threads=self.threads)
         at_least(0, seed=self.seed)
-        if self.device not in DEVICES:
-            raise UserError(f"--device is {self.device!r}: give one of {', '.join(DEVICES)}")
+        one_of(DEVICES, device=self.device)
 
     def record(self) -> dict[str, int]:
         """What decides the codes; device and threads may change."""

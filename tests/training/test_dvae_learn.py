@@ -445,7 +445,7 @@ def test_other_settings_are_refused(
             ("--batch_size", "5", "--accumulate", "2"),
             "--batch_size is 5: give a multiple of 2, 1 processes times --accumulate 2",
         ),
-        (("--precision", "fp8"), "--precision is 'fp8': give fp32 or bf16 or fp16"),
+        (("--precision", "fp8"), "--precision is 'fp8': give one of fp32, bf16, fp16"),
         (("--image_size", "20"), "--image_size is 20: give a multiple of 8 pixels, 16 or more"),
         (("--width", "6"), "--width is 6: give a multiple of 4, the hidden width is a quarter of it"),
         (("--temperature", "0"), "--temperature is 0.0: give more than 0"),

@@ -5,7 +5,7 @@ from math import inf, isfinite
 from typing import Any
 
 from pipelines.errors import UserError
-from pipelines.settings import at_least, flag
+from pipelines.settings import at_least, flag, one_of
 
 FACTOR = 8  # pixels of a picture's side for a code: three halvings
 GROUPS = 4
@@ -14,13 +14,6 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 PARALLEL = ("ddp", "fsdp")
 FORMS = ("whole", "sharded")
 DAMAGED = ("refuse", "quarantine")
-
-
-def one_of(allowed: tuple[str, ...], **values: str) -> None:
-    """Raises UserError for the first value that is not allowed."""
-    for name, value in values.items():
-        if value not in allowed:
-            raise UserError(f"--{name} is {value!r}: give {' or '.join(allowed)}")
 
 
 @dataclass(frozen=True)
