@@ -28,6 +28,7 @@ from pipelines import files
 from pipelines.errors import UserError
 from pipelines.processes import Group
 from training.distributed.parallel import fill, whole
+from training.layout import BEST, CHECKPOINTS
 
 # One process alone is what is meant then.
 warnings.filterwarnings("ignore", "torch.distributed is disabled", module="torch.distributed.checkpoint")
@@ -36,8 +37,6 @@ Json = dict[str, Any]
 Best = dict[str, Any]  # step and figures
 Tensors = dict[str, dict[str, Tensor]]  # by kind and name
 
-FOLDER = "checkpoints"
-BEST = "best.json"
 NUMBERS = "numbers.pt"
 NAME = re.compile(r"(\d{7,})(\.pt)?")
 LEFT_BEHIND = re.compile(r"\.tmp-[0-9a-f]+$|\.tmp$")
@@ -51,7 +50,7 @@ def name_of(step: int, form: str) -> str:
 
 def found(output: str) -> dict[int, str]:
     """The checkpoints of a run, by update: paths."""
-    folder = files.join(output, FOLDER)
+    folder = files.join(output, CHECKPOINTS)
     names = os.listdir(folder) if os.path.isdir(folder) else []
     steps = {int(match[1]): match[0] for match in map(NAME.fullmatch, names) if match}
     return {step: files.join(folder, name) for step, name in sorted(steps.items())}
@@ -59,7 +58,7 @@ def found(output: str) -> dict[int, str]:
 
 def best(output: str) -> str | None:
     """The best checkpoint's path, if one was marked and is there."""
-    path = files.join(output, FOLDER, BEST)
+    path = files.join(output, CHECKPOINTS, BEST)
     try:
         return found(output).get(files.read_json(path)["step"]) if files.exists(path) else None
     except (ValueError, KeyError, TypeError) as error:
@@ -86,7 +85,7 @@ class Checkpoints:
         """
         self.wait()
         self._best = best
-        path = files.join(self._output, FOLDER, name_of(step, self._form))
+        path = files.join(self._output, CHECKPOINTS, name_of(step, self._form))
         copied = copy_whole(tensors, self._group) if self._form == "whole" else copy_shares(tensors)
         if self._form == "whole":
             self._writing = self._thread.submit(self._write_whole, path, {**copied, "numbers": numbers})
@@ -99,7 +98,7 @@ class Checkpoints:
     def note_best(self, best: Best | None) -> None:
         """Notes which checkpoint is the best, where that stands."""
         if best and self._group.rank == 0 and best["step"] in found(self._output):
-            files.write_json(files.join(self._output, FOLDER, BEST), best)
+            files.write_json(files.join(self._output, CHECKPOINTS, BEST), best)
 
     def wait(self) -> None:
         """Until the checkpoint under way stands. Raises UserError where it could not be written."""
@@ -185,7 +184,7 @@ def forget(path: str) -> None:
 
 def sweep(output: str) -> None:
     """Removes what killed runs have left."""
-    folder = files.join(output, FOLDER)
+    folder = files.join(output, CHECKPOINTS)
     if os.path.isdir(folder):
         for name in filter(LEFT_BEHIND.search, os.listdir(folder)):
             path = files.join(folder, name)

@@ -61,7 +61,7 @@ class Workers:
 
     def __init__(self, split: Split, size: int, threads: int, held: int, view: View) -> None:
         cv2.setNumThreads(1)  # a thread a picture: more of them would wait for each other
-        keep_memory()  # else every picture is faulted in anew, and threads of one process wait for each other there
+        keep_memory()  # pictures here, tensors of a training on a CPU
         self._pictures = Pictures(split, held)
         self._size, self._threads, self._view = size, threads, view
         self._pool = ThreadPoolExecutor(threads, "load")

@@ -17,8 +17,8 @@ from pipelines.processes import Group
 from pipelines.progress import PLAIN_LINE, line
 from training import metrics_log
 from training.dvae.evaluation import Evaluation, pairs
+from training.layout import METRICS
 
-METRICS = "metrics.jsonl"
 # Dense peak of a GPU's matrix units in fp16 and bf16, floating-point operations a second (vendors' data sheets).
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "V100": 125e12, "L40S": 362e12, "L40": 181e12, "L4": 121e12}
 # In fp32 torch has convolutions done in TF32 where a GPU can.

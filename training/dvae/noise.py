@@ -1,6 +1,6 @@
 """The noise of the relaxation: of each sample by itself, so that neither processes nor parts of a batch change it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -17,16 +17,7 @@ def exponential(
     device: torch.device,
 ) -> Tensor:
     """Exp(1) noise, float32 (b, *shape), the numbers of a sample keyed by purpose, seed, epoch and its key."""
-    out = torch.empty(len(keys), *shape, device=device)
-    for row, generator in zip(out, generators(purpose, seed, epochs, keys, device), strict=True):
-        row.exponential_(generator=generator)
+    out, generator = torch.empty(len(keys), *shape, device=device), torch.Generator(device)
+    for row, epoch, key in zip(out, epochs, keys, strict=True):
+        row.exponential_(generator=generator.manual_seed(seed_of(purpose, seed, epoch, key)))
     return out
-
-
-def generators(
-    purpose: str, seed: int, epochs: Sequence[int], keys: Sequence[str], device: torch.device
-) -> Iterator[torch.Generator]:
-    """One generator, seeded anew for each sample."""
-    generator = torch.Generator(device)
-    for epoch, key in zip(epochs, keys, strict=True):
-        yield generator.manual_seed(seed_of(purpose, seed, epoch, key))

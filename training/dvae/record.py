@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any
 from pipelines import files
 from pipelines.dataset import LEFT_BEHIND
 from pipelines.errors import UserError
+from pipelines.settings import differences
 from training.dvae.settings import Run
+from training.layout import RECORD
 
 if TYPE_CHECKING:
     from training.data.split import Split
 
 Json = dict[str, Any]
 
-RECORD = "run.json"
 KIND = "dvae"
 VERSIONED = ("gesso", "numpy", "opencv-python-headless", "simplejpeg", "torch")
 TOLD = ("precision", "parallel", "accumulate", "recompute", "compile")  # of how it is done
@@ -66,8 +67,7 @@ def check(run: Run) -> Json:
 
 def check_settings(run: Run, old: Json) -> None:
     """Raises UserError with every difference to the settings that a run was begun with."""
-    new = run.record()
-    changed = [f"{name} was {old.get(name)!r}, is {new[name]!r}" for name in new if old.get(name) != new[name]]
+    changed = differences(old, run.record())
     if changed:
         raise UserError(
             f"{run.output} was begun with other settings: {'; '.join(changed)}; give those, or another --output"

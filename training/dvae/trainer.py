@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipelines import files
 from pipelines.errors import UserError
-from pipelines.processes import Group, keep_memory
+from pipelines.processes import Group
 from training import checkpoint
 from training.checkpoint import Best, Checkpoints, Tensors
 from training.data.loader import Batch, Loader
@@ -27,6 +27,7 @@ from training.dvae.model import DVAE
 from training.dvae.noise import exponential
 from training.dvae.schedules import rates
 from training.dvae.settings import Run
+from training.layout import CODES, GRID, USAGE, evaluation_name
 from training.precision.loss_scale import LossScale
 
 Json = dict[str, Any]
@@ -42,8 +43,6 @@ class Trainer:
 
     def __init__(self, run: Run, group: Group, train: Split, validation: Split) -> None:
         check_batch(run, group)
-        if group.device.type == "cpu":
-            keep_memory()
         self._run, self._group, self._train, self._validation = run, group, train, validation
         torch.manual_seed(run.learn.seed)
         self.model = DVAE(run.dvae).to(memory_format=torch.channels_last).to(group.device)
@@ -129,7 +128,7 @@ class Trainer:
             )
             codes = evaluation.code_pictures(self.model, self._group.device)
         if self._group.rank == 0:
-            write_evaluation(files.join(run.output, "evaluations", f"{self.step:07d}"), found, codes)
+            write_evaluation(files.join(run.output, evaluation_name(self.step)), found, codes)
         return found
 
     def save(self) -> None:
@@ -276,10 +275,10 @@ def check_batch(run: Run, group: Group) -> None:
 def write_evaluation(folder: str, found: evaluation.Evaluation, codes: Tensor) -> None:
     """The pictures and the usage of an evaluation, for `gesso report`."""
     pictures = {
-        "grid.png": evaluation.pairs(found.originals, found.reconstructions),
-        "codes.png": evaluation.square(codes),
+        GRID: evaluation.pairs(found.originals, found.reconstructions),
+        CODES: evaluation.square(codes),
     }
     for name, pixels in pictures.items():
         with files.write_whole(files.join(folder, name)) as stream:
             stream.write(evaluation.png(pixels))
-    files.write_json(files.join(folder, "usage.json"), {"counts": found.counts.tolist()})
+    files.write_json(files.join(folder, USAGE), {"counts": found.counts.tolist()})

@@ -8,12 +8,10 @@ from typing import Any, NamedTuple
 from pipelines import files
 from pipelines.errors import UserError
 from training import metrics_log
+from training.layout import BEST, CHECKPOINTS, CODES, EVALUATIONS, GRID, METRICS, RECORD, USAGE
 from training.metrics_log import Record
 from training.report.pictures import png_size
 
-RUN, METRICS, EVALUATIONS = "run.json", "metrics.jsonl", "evaluations"
-BEST = "checkpoints/best.json"
-GRID, CODES, USAGE = "grid.png", "codes.png", "usage.json"
 KINDS = ("dvae",)
 TILE = 8  # pixels of a code's picture in codes.png
 
@@ -82,7 +80,7 @@ class Run:
 
 def is_run(directory: str) -> bool:
     """Whether the directory is a training run. Raises UserError where its run.json is damaged."""
-    path = files.join(directory, RUN)
+    path = files.join(directory, RECORD)
     return files.exists(path) and read_json(path).get("kind") in KINDS
 
 
@@ -97,10 +95,10 @@ def read_json(path: str) -> Json:
 def read_run(directory: str, most: int) -> Run:
     """Reads a run, with at most `most` grids: the first, the last, others evenly between. Raises UserError."""
     steps = evaluations(directory)
-    best = files.join(directory, BEST)
+    best = files.join(directory, CHECKPOINTS, BEST)
     return Run(
         name=files.absolute(directory).split("/")[-1],
-        about=read_json(files.join(directory, RUN)),
+        about=read_json(files.join(directory, RECORD)),
         records=metrics_log.read(files.join(directory, METRICS)),
         grids=[Grid(step, read(path)) for step, path in spread(with_file(steps, GRID), most)],
         codebook=last_codebook(steps),

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from pipelines import files
 from pipelines.errors import UserError
 from pipelines.jobs import Formatter
-from pipelines.settings import add_flags, read_flags
+from pipelines.settings import add_flags, differences, read_flags
+from training.layout import RECORD
 from training.tokenizer.settings import FILE, POSITIONS, TokenizerSettings
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-RECORD = "run.json"
 KIND = "tokenizer"
 MEASURED = 10_000  # captions whose tokens are counted
 DESCRIPTION = """\
@@ -92,7 +92,7 @@ def check_record(old: Json, new: Json, output: str) -> None:
     if old.get("kind") != KIND:
         raise UserError(f"{output} holds a run of another kind ({old.get('kind')}): give another --output")
     was, now = ({**told["settings"], "data": told["data"]} for told in (old, new))
-    changed = [f"{name} was {was.get(name)!r}, is {now[name]!r}" for name in now if was.get(name) != now[name]]
+    changed = differences(was, now)
     if changed:
         raise UserError(f"{output} was begun with other settings: {'; '.join(changed)}; give another --output")
 

@@ -1,0 +1,11 @@
+"""The names of a training run's files below its directory. Imports nothing."""
+
+RECORD = "run.json"
+METRICS = "metrics.jsonl"
+CHECKPOINTS, BEST = "checkpoints", "best.json"
+EVALUATIONS = "evaluations"
+GRID, CODES, USAGE = "grid.png", "codes.png", "usage.json"  # of an evaluation
+
+
+def evaluation_name(step: int) -> str:
+    return f"{EVALUATIONS}/{step:07d}"
