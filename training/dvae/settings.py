@@ -83,7 +83,7 @@ class LoopSettings:
     parallel: str = flag("ddp", "with several processes: ddp (each has all weights) or fsdp (each has a share)")
     accumulate: int = flag(1, "parts that a process cuts its pictures of an update into, to save memory")
     recompute: bool = flag(False, "compute the blocks' activations again in the backward pass, to save memory")
-    compile: bool = flag(False, "compile the model: slow at first, then faster")
+    compile: bool = flag(False, "compile the model with torch.compile")
     workers: int = flag(2, "threads of a process that read and decode pictures")
     damaged: str = flag("refuse", "what becomes of a damaged shard: refuse, or quarantine to go on without it")
     log_every: int = flag(10, "updates between two lines of metrics.jsonl")
