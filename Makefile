@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 help:
 	@echo "make quickstart  environment, then: from links to clean shards on bundled pictures, with pages to look at"
 	@echo "make test        the test suite"
-	@echo "make lint        ruff and mypy --strict"
+	@echo "make lint        ruff, mypy --strict, and the layers"
 	@echo "make bench       every benchmark, one table each (an hour and a half)"
 	@echo "make system      Debian packages that some tests and benchmarks drive: Chromium, nginx (asks for root)"
 	@echo "make lock        resolve the dependencies anew"
@@ -30,6 +30,7 @@ lint: $(VENV)/ready
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(VENV)/ready
 	$(BIN)/ruff check --fix

@@ -20,9 +20,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dedup.overlap import Overlap
-from pipelines import files
-from pipelines.errors import UserError
+from gesso import storage
+from gesso.dedup.overlap import Overlap
+from gesso.errors import UserError
 
 Json = dict[str, Any]
 Mask = npt.NDArray[np.bool_]
@@ -155,7 +155,7 @@ def override(value: Any) -> Override:
 def read(path: str, overlap: Overlap) -> Decision:
     """The decision of a file, if it is one on these matches. Raises UserError."""
     try:
-        value = files.read_json(path)
+        value = storage.read_json(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}): give another file") from error
     except ValueError as error:
@@ -184,7 +184,7 @@ def checked(decision: Decision, overlap: Overlap, source: str) -> Decision:
 
 
 def write(path: str, decision: Decision) -> None:
-    files.write_json(path, to_json(decision))
+    storage.write_json(path, to_json(decision))
 
 
 def duplicates(matches: pa.Table, decision: Decision) -> Duplicates:

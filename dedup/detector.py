@@ -29,10 +29,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import remove_parametrizations
 
-from dedup.settings import DetectorConfig
-from pipelines import files
-from pipelines.errors import UserError
-from pipelines.images import Pixels
+from gesso import storage
+from gesso.dedup.settings import DetectorConfig
+from gesso.errors import UserError
+from gesso.images import Pixels
 
 WEIGHTS = "detector.safetensors"
 RESNET_BLOCKS = (3, 4, 6, 3)  # ResNet-50
@@ -166,7 +166,7 @@ def prepare(pixels: Pixels, size: int) -> Pixels:
 def save(model: Detector, config: DetectorConfig, path: str) -> None:
     """One safetensors file, weights in float16, the config in its header; the same bytes for the same weights."""
     tensors = {name: value.detach().cpu().half().contiguous() for name, value in model.state_dict().items()}
-    with files.write_whole(path) as stream:
+    with storage.write_whole(path) as stream:
         stream.write(serialise(tensors, {"detector": json.dumps(asdict(config))}))
 
 

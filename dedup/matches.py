@@ -6,11 +6,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dedup import nearest
-from dedup.nearest import NO_DISTANCE, Slots
-from pipelines.embeddings import NO_SHARD, Embeddings, Pictures, Portion, all_rows, read_ahead, read_pictures
-from pipelines.errors import UserError
-from pipelines.schemas import MATCH_FIELDS
+from gesso.dataset.embeddings import NO_SHARD, Embeddings, Pictures, Portion, all_rows, read_ahead, read_pictures
+from gesso.dataset.schemas import MATCH_FIELDS
+from gesso.dedup import nearest
+from gesso.dedup.nearest import NO_DISTANCE, Slots
+from gesso.errors import UserError
 
 
 def read_references(reference: Embeddings) -> Pictures:

@@ -24,11 +24,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dedup import detector
-from pipelines import images
-from pipelines.errors import UserError
-from pipelines.images import Pixels
-from pipelines.settings import ModelSettings
+from gesso import images
+from gesso.dedup import detector
+from gesso.dedup.settings import ModelSettings
+from gesso.errors import UserError
+from gesso.images import Pixels
 
 Vectors = npt.NDArray[np.float16]
 Identity = dict[str, Any]

@@ -23,7 +23,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.embeddings import NO_SHARD, UNIT, Pictures
+from gesso.dataset.embeddings import NO_SHARD, UNIT, Pictures
 
 Floats = npt.NDArray[np.float32]
 Indexes = npt.NDArray[np.int64]

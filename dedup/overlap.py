@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines import files
-from pipelines.errors import UserError
-from pipelines.layout import MANIFEST
-from pipelines.schemas import MATCH_FIELDS
+from gesso import storage
+from gesso.dataset.layout import MANIFEST
+from gesso.dataset.schemas import MATCH_FIELDS
+from gesso.errors import UserError
 
 Json = dict[str, Any]
 
@@ -39,9 +39,9 @@ class Overlap(NamedTuple):
 
 def read(path: str) -> Overlap:
     """Raises UserError where the directory holds no finished matches, or others than its manifest names."""
-    if not files.exists(files.join(path, MANIFEST)):
+    if not storage.exists(storage.join(path, MANIFEST)):
         raise UserError(f"{path} holds no finished matches: give the --output of a `gesso match` that has ended")
-    manifest = files.read_json(files.join(path, MANIFEST))
+    manifest = storage.read_json(storage.join(path, MANIFEST))
     if manifest.get("kind") != "matches":
         raise UserError(
             f"{path} holds {manifest.get('kind', 'a dataset')}, not matches: give the --output of `gesso match`"
@@ -51,10 +51,10 @@ def read(path: str) -> Overlap:
 
 def read_matches(path: str, sha256: str) -> pa.Table:
     """The table, if its bytes are those of the manifest."""
-    name = files.join(path, MATCHES)
+    name = storage.join(path, MATCHES)
     again = f"run `gesso match` again with another --output than {path}"
     try:
-        with files.open_input(name) as stream:
+        with storage.open_input(name) as stream:
             body = stream.read()
     except OSError as error:
         raise UserError(f"{name} cannot be read ({error.strerror or error}): {again}") from error

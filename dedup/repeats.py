@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dedup import nearest
-from pipelines.embeddings import Embeddings, Portion, read_ahead, read_vectors
-from pipelines.schemas import DROP_FIELDS
+from gesso.dataset.embeddings import Embeddings, Portion, read_ahead, read_vectors
+from gesso.dataset.schemas import DROP_FIELDS
+from gesso.dedup import nearest
 
 EXACT, NEAR = "repeat_exact", "repeat_near"
 # Rows of the set, counted through all its blocks.

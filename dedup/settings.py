@@ -1,12 +1,28 @@
-"""What a detector is made of and how it is trained: frozen dataclasses, presets. Light: no torch."""
+"""Which model embeds pictures, what a detector is made of, how it is trained: frozen dataclasses, presets. No torch."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipelines.errors import UserError
-from pipelines.settings import at_least, flag
+from gesso.errors import UserError
+from gesso.flags import at_least, flag, one_of
 
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 BACKBONES = ("resnet50", "efficientnet_lite0")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which model embeds pictures, and on what."""
+
+    model: str = flag("detector", "`detector`, a file or run of `gesso train detector`, or a name of open_clip's")
+    pretrained: str = flag("", "open_clip's weights: a tag, the path of a checkpoint, or `random`")
+    device: str = flag("auto", "auto (CUDA where there is one), cpu or cuda")
+    precision: str = flag("auto", "auto (fp32 on a CPU, fp16 on CUDA), fp32, fp16 or bf16")
+
+    def __post_init__(self) -> None:
+        one_of(DEVICES, device=self.device)
+        one_of(PRECISIONS, precision=self.precision)
 
 
 @dataclass(frozen=True)

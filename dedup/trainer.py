@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 
-from dedup import augment, detector, photographs
-from dedup.contrast import info_nce
-from dedup.photographs import Place
-from dedup.settings import LearnSettings, Run
-from pipelines import files
-from pipelines.errors import Rejected, UserError
-from pipelines.images import Pixels
-from pipelines.processes import Group, keep_memory
-from pipelines.settings import differences
+from gesso import storage
+from gesso.dedup import augment, detector, pictures
+from gesso.dedup.contrast import info_nce
+from gesso.dedup.pictures import Place
+from gesso.dedup.settings import LearnSettings, Run
+from gesso.errors import Rejected, UserError
+from gesso.flags import differences
+from gesso.images import Pixels
+from gesso.processes import Group, keep_memory
 
 CHECKPOINT = "checkpoint.pt"
 MARGIN = 3  # halves of the model's side: how large pictures are when they are altered
@@ -50,7 +50,7 @@ class Pairs(Dataset[Pair]):
         picture = int(self._order[index])
         for rejected in range(len(self._places)):
             try:
-                pixels = photographs.decode(self._places[picture], MARGIN * self._side // 2)
+                pixels = pictures.decode(self._places[picture], MARGIN * self._side // 2)
             except Rejected:
                 picture = (picture + 1) % len(self._places)
                 continue
@@ -89,7 +89,7 @@ class Trainer:
         self._run, self._group, self.step = run, group, 0
         if group.device.type == "cpu":
             keep_memory()
-        self._places = photographs.find(run.data)
+        self._places = pictures.find(run.data)
         torch.manual_seed(run.learn.seed)
         self.model = detector.build(run.detector)
         if run.init:
@@ -102,7 +102,7 @@ class Trainer:
 
     @property
     def checkpoint(self) -> str:
-        return files.join(self._run.output, CHECKPOINT)
+        return storage.join(self._run.output, CHECKPOINT)
 
     def batches(self) -> Iterator[Pair]:
         """What remains of the stream: this process's share of each batch, the fields stacked."""
@@ -147,13 +147,13 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
         }
-        with files.write_whole(self.checkpoint) as stream:
+        with storage.write_whole(self.checkpoint) as stream:
             torch.save(state, stream)
 
     def finish(self) -> None:
         """Writes the detector that `gesso embed --model` takes."""
         if self._group.rank == 0:
-            detector.save(self.model, self._run.detector, files.join(self._run.output, detector.WEIGHTS))
+            detector.save(self.model, self._run.detector, storage.join(self._run.output, detector.WEIGHTS))
 
     def note(self, figures: Figures, rate: float) -> None:
         """Figures and pairs a second, for TensorBoard."""
@@ -174,14 +174,14 @@ class Trainer:
             raise UserError(f"the {what} of update {self.step + 1} is {value}: lower --learning_rate; {self._saved()}")
 
     def _saved(self) -> str:
-        there = files.exists(self.checkpoint)
+        there = storage.exists(self.checkpoint)
         return f"the last checkpoint is {self.checkpoint}" if there else "there is no checkpoint yet"
 
     def _restore(self) -> None:
         """Goes on from the checkpoint, if there is one. Raises UserError where it is of other settings."""
-        if not files.exists(self.checkpoint):
+        if not storage.exists(self.checkpoint):
             return
-        with files.open_input(self.checkpoint) as stream:
+        with storage.open_input(self.checkpoint) as stream:
             state = torch.load(stream, map_location=self._group.device, weights_only=True)
         changed = differences(state["settings"], self._run.record())
         if changed:

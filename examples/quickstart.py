@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
-from pipelines import cli
+from gesso import cli
 
 HERE = Path(__file__).resolve().parent
 PICTURES = HERE / "pictures"

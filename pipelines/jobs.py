@@ -1,18 +1,14 @@
 """What every Beam job does alike: refuse unknown flags, name the local runner outright, run to the end, tell."""
 
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from pipelines.errors import UserError
+from gesso.errors import UserError
 
 if TYPE_CHECKING:
     import apache_beam as beam
-
-
-class Formatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-    """Defaults behind each flag, the description's lines as they are."""
 
 
 def check_beam_flags(command: str, flags: list[str]) -> None:

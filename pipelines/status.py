@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from time import time
 from typing import Any
 
-from pipelines import dataset, exported, files, layout, progress
-from pipelines.errors import UserError
-from pipelines.progress import seconds
-from pipelines.records import SUCCESS, is_fetched
+from gesso import progress, storage
+from gesso.dataset import export, layout, manifest
+from gesso.dataset.records import SUCCESS, is_fetched
+from gesso.errors import UserError
+from gesso.progress import seconds
 
 SHOWN_REASONS = 5
-IN_SPLITS = (exported.KIND, "tokens")  # kinds whose shards stand in a folder for each split
+IN_SPLITS = (export.KIND, "tokens")  # kinds whose shards stand in a folder for each split
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,15 @@ class Look:
         self._markers: dict[int, dict[str, Any]] = {}
 
     def snapshot(self) -> Snapshot:
-        self._plan = self._plan or dataset.read_plan(self._output)
-        self._markers |= dataset.committed(self._output, frozenset(self._markers))
+        self._plan = self._plan or manifest.read_plan(self._output)
+        self._markers |= manifest.committed(self._output, frozenset(self._markers))
         if self._plan is None and not self._markers:
             return Snapshot(None, 0, 0, Counter(), None, None)
-        plan = self._plan or dataset.plan_of_foreign(self._markers)
+        plan = self._plan or manifest.plan_of_foreign(self._markers)
         reasons = Counter[str]()
         for marker in self._markers.values():
             reasons.update({reason: count for reason, count in marker["status_dict"].items() if is_fetched(reason)})
-        for note in dataset.notes(self._output, frozenset(self._markers)):
+        for note in manifest.notes(self._output, frozenset(self._markers)):
             reasons.update(note)
         times = [(marker["start_time"], marker["end_time"]) for marker in self._markers.values()]
         since, until = min((t[0] for t in times), default=None), max((t[1] for t in times), default=None)
@@ -94,9 +95,9 @@ def watch(output: str) -> AbstractContextManager[None]:
 
 def state(output: str) -> str:
     """Whether the collection is through, as far as its directory tells."""
-    if dataset.read_plan(output) is None:
+    if manifest.read_plan(output) is None:
         return "without a plan: as img2dataset writes it by itself, or before the plan is whole"
-    return "finished" if files.exists(files.join(output, layout.MANIFEST)) else "not finished"
+    return "finished" if storage.exists(storage.join(output, layout.MANIFEST)) else "not finished"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -104,15 +105,15 @@ def main(argv: Sequence[str]) -> int:
     parser = ArgumentParser("gesso status", description="How far a collection is, from what stands in its directory.")
     parser.add_argument("directory", help="what `gesso collect` was given as --output")
     output = parser.parse_args(argv).directory
-    if not files.find(files.join(output, "*")):
+    if not storage.files(output):
         raise UserError(f"{output} holds no collection: give the --output of a `gesso collect`")
-    if (dataset.read_plan(output) or {}).get("kind") in IN_SPLITS:
-        print(exported.Look(output)().line(None))
+    if (manifest.read_plan(output) or {}).get("kind") in IN_SPLITS:
+        print(export.Look(output)().line(None))
         print(state(output))
         return 0
-    if not dataset.is_collection(output, dataset.sizes(output)):
+    if not manifest.is_collection(output, manifest.sizes(output)):
         told = state(output)
-        print(told if told == "finished" else f"{told}: {len(dataset.committed(output)):,} parts committed")
+        print(told if told == "finished" else f"{told}: {len(manifest.committed(output)):,} parts committed")
         return 0
     now = Look(output).snapshot()
     rate = None

@@ -1,6 +1,6 @@
 """`gesso verify`: every file of a dataset against its manifest, its markers and its neighbours. No Beam, no pictures.
 
-A finished dataset is held against manifest.json, an unfinished one's committed shards against their own markers, and
+A finished dataset is held against json, an unfinished one's committed shards against their own markers, and
 shards that img2dataset wrote by itself, which carry no checksums, against their rows and statistics. Of an export
 export_check.py tells; of embeddings, matches, repeats and tokens every file that the manifest lists is read.
 """
@@ -21,10 +21,14 @@ from typing import IO, Any, NamedTuple, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines import dataset, export_check, files, layout
-from pipelines.errors import UserError
-from pipelines.layout import marker_name, plan_name
-from pipelines.records import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, REJECTED, SUCCESS
+from gesso import storage
+from gesso.dataset import layout
+from gesso.dataset.layout import marker_name, plan_name
+from gesso.dataset.manifest import MARKER as MARKER_NAME
+from gesso.dataset.manifest import READERS, funnel, is_collection, sizes
+from gesso.dataset.records import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, REJECTED, SUCCESS
+from gesso.errors import UserError
+from gesso.pipelines import verify_export
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -156,7 +160,7 @@ class Checker:
     def _tar(self, name: str, shard: Shard) -> list[str]:
         """The keys of a tar's samples. Raises Damage."""
         entry = self._expected(name, shard)
-        with files.open_input(files.join(self._output, name)) as stream:
+        with storage.open_input(storage.join(self._output, name)) as stream:
             reading = Reading(stream, self._advance)
             try:
                 keys = list(samples(members(reading), shard.files is not None))
@@ -169,7 +173,7 @@ class Checker:
     def _rows(self, name: str, shard: Shard) -> Rows:
         """What the rows tell. Raises Damage."""
         entry = self._expected(name, shard)
-        with files.open_input(files.join(self._output, name)) as stream:
+        with storage.open_input(storage.join(self._output, name)) as stream:
             check_sha256(Reading(stream, self._advance), entry, shard)
             stream.seek(0)
             try:
@@ -293,17 +297,17 @@ def verify(output: str, begin: Advance = quiet, advance: Advance = quiet) -> lis
     `begin` is told how many bytes there are to read, `advance` how many more have been, on any thread. Raises
     UserError where there is no dataset.
     """
-    present = dataset.sizes(output)
+    present = sizes(output)
     problems: list[str] = []
-    if export_check.is_export(output, present):
-        return export_check.verify(output, begin, advance, THREADS)
-    if not dataset.is_collection(output, present):
+    if verify_export.is_export(output, present):
+        return verify_export.verify(output, begin, advance, THREADS)
+    if not is_collection(output, present):
         return listed(output, present, begin, advance)
     if layout.MANIFEST in present:
         shards = finished(output, present, problems)
     elif layout.PLAN in present:
         shards = unfinished(output, present, problems)
-    elif any(map(dataset.MARKER.fullmatch, present)):
+    elif any(map(MARKER_NAME.fullmatch, present)):
         shards = foreign(output, present, problems)
     else:
         raise UserError(f"{output} holds no dataset: give the --output of a `gesso collect`, or img2dataset's folder")
@@ -354,7 +358,7 @@ def misfits(manifest: Json, plan: Json, markers: dict[str, Json | None]) -> list
     expected: Json = {"settings": plan["settings"], "input": plan["input"]}
     whole = [marker for marker in markers.values() if marker]
     if len(whole) == len(markers):
-        expected |= {"samples": sum(marker["successes"] for marker in whole), "funnel": dataset.funnel(plan, whole)}
+        expected |= {"samples": sum(marker["successes"] for marker in whole), "funnel": funnel(plan, whole)}
     told = (field for field, value in expected.items() if manifest[field] != value)
     problems = [f"{layout.MANIFEST}: {field} differs from {layout.PLAN} and the markers" for field in told]
     indexes = [entry["index"] for entry in manifest["shards"]]
@@ -372,7 +376,7 @@ def unfinished(output: str, present: dict[str, int], problems: list[str]) -> lis
     shards = own_shards(output, present, problems)
     if plan:
         missing = [index for index in range(plan["shards"]) if marker_name(index) not in present]
-        planned = {found.path.rsplit("/", 1)[-1] for found in files.find(files.join(output, "plan", "*.parquet"))}
+        planned = storage.sizes(storage.join(output, "plan"))
         problems += [f"{plan_name(index)}: missing" for index in missing if f"{index:05d}.parquet" not in planned]
         problems.append(lacking(missing, plan["shards"]))
     return [shard for shard in shards if shard.marker]
@@ -388,7 +392,7 @@ def lacking(missing: list[int], total: int) -> str:
 
 def own_shards(output: str, present: dict[str, int], problems: list[str]) -> list[Shard]:
     """Shards by their markers, which say what they hold."""
-    names = [name for name in sorted(present) if dataset.MARKER.fullmatch(name)]
+    names = [name for name in sorted(present) if MARKER_NAME.fullmatch(name)]
     markers = read_markers(output, names, present, OUR_MARKER, problems)
     return [
         Shard(name.removesuffix("_stats.json"), name, marker["files"] if marker else {}, marker)
@@ -398,7 +402,7 @@ def own_shards(output: str, present: dict[str, int], problems: list[str]) -> lis
 
 def foreign(output: str, present: dict[str, int], problems: list[str]) -> list[Shard]:
     """img2dataset's shards; adds those that have no statistics."""
-    names = [name for name in sorted(present) if dataset.MARKER.fullmatch(name)]
+    names = [name for name in sorted(present) if MARKER_NAME.fullmatch(name)]
     markers = read_markers(output, names, present, MARKER, problems)
     shards = [Shard(name.removesuffix("_stats.json"), name, None, marker) for name, marker in markers.items()]
     problems += [f"{name}: its shard has no _stats.json" for name in strays(present, shards)]
@@ -409,16 +413,16 @@ def listed(output: str, present: dict[str, int], begin: Advance, advance: Advanc
     """A line for each file of embeddings, matches, repeats or tokens that is not as the manifest lists it."""
     if layout.MANIFEST not in present:
         return ["unfinished: the same command goes on"]
-    manifest = files.read_json(files.join(output, layout.MANIFEST))
+    manifest = storage.read_json(storage.join(output, layout.MANIFEST))
     entries = dict(manifest.get("files", {}))
     for block in manifest["shards"] if manifest["kind"] == "embeddings" else []:
         entries |= block["files"]
     if manifest["kind"] == "tokens":
-        entries, present = dict(export_check.expected(manifest)), export_check.sizes(output)
+        entries, present = dict(verify_export.expected(manifest)), verify_export.sizes(output)
     begin(sum(present.get(name, 0) for name in entries))
     with ThreadPoolExecutor(THREADS) as pool:
         found = pool.map(
-            lambda item: export_check.check_file(output, item[0], item[1], present, advance), entries.items()
+            lambda item: verify_export.check_file(output, item[0], item[1], present, advance), entries.items()
         )
         return [problem for problem in found if problem]
 
@@ -432,7 +436,7 @@ def strays(present: dict[str, int], shards: list[Shard]) -> list[str]:
 def read_markers(
     output: str, names: list[str], present: dict[str, int], shape: dict[str, type], problems: list[str]
 ) -> dict[str, Json | None]:
-    with ThreadPoolExecutor(dataset.READERS) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         markers = pool.map(lambda name: read_object(output, name, present, shape, problems), names)
         return dict(zip(names, markers, strict=True))
 
@@ -445,7 +449,7 @@ def read_object(
         problems.append(f"{name}: missing")
         return None
     try:
-        value = files.read_json(files.join(output, name))
+        value = storage.read_json(storage.join(output, name))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         problems.append(f"{name}: no JSON: {first_line(error)}")
         return None

@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines import dataset, files, layout, shards
-from pipelines.engine import examine
-from pipelines.images import encode
-from pipelines.records import link_identity, uid
-from pipelines.schemas import plan_schema
-from pipelines.settings import ImageRules
-from pipelines.shards import Outcome
+from gesso import storage
+from gesso.dataset import layout, manifest, shards
+from gesso.dataset.records import link_identity, uid
+from gesso.dataset.schemas import plan_schema
+from gesso.dataset.shards import Outcome
+from gesso.images import encode
+from gesso.pipelines.collect.engine import examine
+from gesso.pipelines.collect.settings import ImageRules
 
 RULES = ImageRules(image_size=32, min_side=16)
 FAULTS = {3: "http_404", 7: "timeout"}  # by the last digit of a link's number
@@ -59,9 +60,11 @@ def write_dataset(folder: Path, count: int = 2, links: int = 20, *, finished: bo
     record = {"settings": {"engine": "gesso"}, "input": [{"path": "links.parquet", "bytes": 1}]}
     rows = count * links + 2
     plan = {**record, "shards": count, "links": count * links * 9 // 10, "rows_read": rows}
-    files.write_json(files.join(output, layout.PLAN), {**plan, "counted_only": {"malformed_row": 0, "repeat_pair": 2}})
+    storage.write_json(
+        storage.join(output, layout.PLAN), {**plan, "counted_only": {"malformed_row": 0, "repeat_pair": 2}}
+    )
     for index in range(count):
         write_shard(output, index, links)
     if finished:
-        dataset.finish(output)
+        manifest.finish(output)
     return output

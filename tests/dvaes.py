@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.dvae.model import DVAE
-from training.dvae.settings import DvaeConfig
+from gesso.training.dvae.model import DVAE
+from gesso.training.dvae.settings import DvaeConfig
 
 CONFIG = DvaeConfig(image_size=32, vocabulary=64, width=4, input_width=4, blocks=1)
 LARGEST = DvaeConfig(image_size=32, vocabulary=1 << 16)  # codes that fit 16 bits

@@ -9,10 +9,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines import files
-from pipelines.embeddings import Vectors
-from pipelines.layout import MANIFEST, embedding_name, metadata_name
-from pipelines.schemas import METADATA_FIELDS
+from gesso import storage
+from gesso.dataset.embeddings import Vectors
+from gesso.dataset.layout import MANIFEST, embedding_name, metadata_name
+from gesso.dataset.schemas import METADATA_FIELDS
 
 MODEL = {"name": "test", "pretrained": None, "sha256": 64 * "0", "image_size": 32}
 Row = dict[str, Any]
@@ -67,7 +67,7 @@ def write_embeddings(
         "shards": shards,
         "samples": start,
     }
-    files.write_json(str(folder / MANIFEST), manifest)
+    storage.write_json(str(folder / MANIFEST), manifest)
     return str(folder)
 
 

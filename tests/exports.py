@@ -8,14 +8,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines import collection, copying, dataset, dealing, exported, files, layout, plan, shards
-from pipelines.dealing import Deal
-from pipelines.engine import examine
-from pipelines.images import encode
-from pipelines.records import link_identity, uid
-from pipelines.schemas import plan_schema
-from pipelines.settings import ExportSettings, ImageRules
-from training import storage
+from gesso import storage
+from gesso.dataset import collection, export, layout, manifest, shards
+from gesso.dataset.records import link_identity, uid
+from gesso.dataset.schemas import plan_schema
+from gesso.images import encode
+from gesso.pipelines import packing
+from gesso.pipelines.collect.engine import examine
+from gesso.pipelines.collect.settings import ImageRules
+from gesso.pipelines.export import shard_writer, shuffle
+from gesso.pipelines.export.settings import ExportSettings
+from gesso.pipelines.export.shuffle import Deal
 
 RULES = ImageRules(image_size=384, min_side=1)
 CELL = 8  # pixels of one colour, so that neighbours are alike as in photographs
@@ -54,7 +57,7 @@ def upload(folder: Path, target: str) -> str:
     """Copies a folder to another filesystem; gives its path there."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            with storage.write_whole(files.join(target, str(path.relative_to(folder)))) as stream:
+            with storage.write_whole(storage.join(target, str(path.relative_to(folder)))) as stream:
                 stream.write(path.read_bytes())
     return target
 
@@ -64,12 +67,12 @@ def write_raw(raw: str, count: int, pictures: Callable[[int], bytes], captions: 
     rows = sorted((pair(number, captions(number)) for number in range(count)), key=lambda row: str(row["key"]))
     pairs = [pa.RecordBatch.from_pylist(rows, plan_schema())]
     record: Any = {"settings": {"engine": "gesso"}, "input": [], "counted_only": {}}
-    files.write_json(files.join(raw, layout.PLAN), {**record, "shards": 1, "links": count, "rows_read": count})
+    storage.write_json(storage.join(raw, layout.PLAN), {**record, "shards": 1, "links": count, "rows_read": count})
     kept = shards.write_shard(
         raw, 0, pairs, lambda at: examine(pictures(rows[at]["n"]), RULES, lambda reason: False), ()
     )
     shards.commit(raw, 0, *kept, 100.0, 102.0)
-    dataset.finish(raw)
+    manifest.finish(raw)
 
 
 def pair(number: int, text: str) -> dict[str, Any]:
@@ -80,26 +83,26 @@ def pair(number: int, text: str) -> dict[str, Any]:
 def deal(raw: str, output: str, settings: ExportSettings) -> None:
     """What `gesso export` does with a collection of one shard."""
     source = collection.open_collection(raw)
-    fields = dealing.kept_fields(source.schema())
-    kept, _ = dealing.read_shard(raw, source.shards[0], fields, None, settings.seed)
+    fields = shuffle.kept_fields(source.schema())
+    kept, _ = shuffle.read_shard(raw, source.shards[0], fields, None, settings.seed)
     lots = kept["lot"].to_numpy()
-    bucket = dealing.find_bucket(dealing.histogram(lots), settings)
-    dealt = dealing.deal(bucket, dealing.in_bucket(lots, kept["key"], bucket), settings)
-    written = [dealing.write_rows(output, target, parts, fields, dealt) for target, parts in packed(kept, dealt)]
+    bucket = shuffle.find_bucket(shuffle.histogram(lots), settings)
+    dealt = shuffle.deal(bucket, shuffle.in_bucket(lots, kept["key"], bucket), settings)
+    written = [shuffle.write_rows(output, target, parts, fields, dealt) for target, parts in packed(kept, dealt)]
     told: dict[str, Any] = {"listed": {}, "dropped": None, "overlaps": [], "source_funnel": None, "source_settings": {}}
     told |= {"source_input": [], "licence_column": None, "licences": None}
     samples = dict(zip(layout.SPLITS, dealt.samples, strict=True))
     record = {"settings": vars(settings), "input": []}
-    planned = exported.plan_record(record, told, [each["entry"] for each in written], {}, samples)
-    files.write_json(files.join(output, layout.PLAN), planned)
-    tars = copying.Tars(raw, {0: source.shards[0].bytes})
-    for target in exported.targets(planned):
-        copying.copy_shard(files.join(output, target.split), target.number, target.rows, tars)
-    exported.finish(output)
+    planned = export.plan_record(record, told, [each["entry"] for each in written], {}, samples)
+    storage.write_json(storage.join(output, layout.PLAN), planned)
+    tars = shard_writer.Tars(raw, {0: source.shards[0].bytes})
+    for target in export.targets(planned):
+        shard_writer.copy_shard(storage.join(output, target.split), target.number, target.rows, tars)
+    export.finish(output)
 
 
 def packed(kept: pa.RecordBatch, dealt: Deal) -> Iterator[tuple[int, list[bytes]]]:
     """The packed rows of every target, also of one that gets none."""
-    found = dict(dealing.split(kept, dealt))
-    empty = plan.pack(kept.slice(0, 0))
+    found = dict(shuffle.split(kept, dealt))
+    empty = packing.pack(kept.slice(0, 0))
     return ((target, [found.get(target, empty)]) for target in range(sum(dealt.shards)))

@@ -8,10 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dedup import decision, overlap
-from dedup.decision import Decision, Override
-from pipelines import files
-from pipelines.schemas import DROP_FIELDS, MATCH_FIELDS
+from gesso import storage
+from gesso.dataset.schemas import DROP_FIELDS, MATCH_FIELDS
+from gesso.dedup import decision, overlap
+from gesso.dedup.decision import Decision, Override
 
 MODEL = {"name": "detector", "pretrained": None, "sha256": "a" * 64, "image_size": 64, "dimension": 8}
 WHO, WHEN = "Ada", "2026-11-24T12:00:00+00:00"
@@ -27,7 +27,7 @@ def write_overlap(folder: Path, shards: str, pairs: Sequence[Pair]) -> str:
         rank[reference] = rank.get(reference, 0) + 1
         row = {"reference_key": reference, "rank": rank[reference], "uid": uid, "similarity": similarity}
         rows.append({**row, "shard": 0, "phash_distance": None})
-    files.make_parent(str(folder / "matches.parquet"))
+    storage.make_parent(str(folder / "matches.parquet"))
     pq.write_table(pa.Table.from_pylist(rows, pa.schema(MATCH_FIELDS)), folder / "matches.parquet")
     source = {"kind": "shards", "path": str(Path(shards).resolve())}
     reference = {"kind": "images", "path": "/coco/val2014"}
@@ -44,7 +44,7 @@ def write_overlap(folder: Path, shards: str, pairs: Sequence[Pair]) -> str:
         "files": {"matches.parquet": summary(folder / "matches.parquet")},
         "versions": {},
     }
-    files.write_json(str(folder / "manifest.json"), manifest)
+    storage.write_json(str(folder / "manifest.json"), manifest)
     return str(folder)
 
 
@@ -57,14 +57,14 @@ def decide(folder: str, threshold: float, overrides: Sequence[Override] = (), **
 
 def write_repeats(folder: Path, shards: str, exact: Sequence[str], near: Sequence[str] | None = None) -> str:
     """Drop lists of repeats within the shards."""
-    files.make_parent(str(folder / "exact.parquet"))
+    storage.make_parent(str(folder / "exact.parquet"))
     lists = {"exact": exact} if near is None else {"exact": exact, "near": near}
     for name, uids in lists.items():
         rows = [{"uid": uid, "reason": f"repeat_{name}", "of": "0" * 32, "similarity": None} for uid in sorted(uids)]
         pq.write_table(pa.Table.from_pylist(rows, pa.schema(DROP_FIELDS)), folder / f"{name}.parquet")
     entries = {f"{name}.parquet": summary(folder / f"{name}.parquet") for name in lists}
     manifest = {"format": 1, "kind": "repeats", "shards": str(Path(shards).resolve()), "files": entries}
-    files.write_json(str(folder / "manifest.json"), manifest)
+    storage.write_json(str(folder / "manifest.json"), manifest)
     return str(folder)
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines import files, images, layout
-from pipelines.schemas import MATCH_FIELDS, METADATA_FIELDS
-from pipelines.shards import Hashing, Tar
+from gesso import images, storage
+from gesso.dataset import layout
+from gesso.dataset.schemas import MATCH_FIELDS, METADATA_FIELDS
+from gesso.dataset.shards import Hashing, Tar
 from tests.datasets import picture
 
 Json = dict[str, Any]
@@ -52,12 +53,12 @@ def write_embeddings(embeddings: Path, blocks: list[list[Json]], source: Json) -
     entries = []
     for index, rows in enumerate(blocks):
         name = layout.metadata_name(index)
-        files.make_parent(str(embeddings / name))
+        storage.make_parent(str(embeddings / name))
         pq.write_table(pa.Table.from_pylist(rows, pa.schema(METADATA_FIELDS)), embeddings / name)
         named = {name: {"bytes": (embeddings / name).stat().st_size, "sha256": ""}}
         entries.append({"index": index, "count": len(rows), "successes": len(rows), "files": named})
     manifest = {"format": 1, "kind": "embeddings", "model": MODEL, "source": source, "shards": entries}
-    files.write_json(str(embeddings / layout.MANIFEST), manifest)
+    storage.write_json(str(embeddings / layout.MANIFEST), manifest)
 
 
 def write_shards(folder: Path, embeddings: Path, samples: Sequence[Sample], size: int) -> list[int]:
@@ -65,7 +66,7 @@ def write_shards(folder: Path, embeddings: Path, samples: Sequence[Sample], size
     blocks = []
     for index, first in enumerate(range(0, len(samples), size)):
         some = samples[first : first + size]
-        with files.write_whole(str(folder / layout.tar_name(index))) as stream:
+        with storage.write_whole(str(folder / layout.tar_name(index))) as stream:
             tar = Tar(Hashing(stream))
             for sample in some:
                 tar.add_sample({"key": sample.key, "caption": sample.caption or "", "url": sample.url}, sample.body)

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from training import metrics_log
+from gesso.training import metrics_log
 
 PICTURES = sorted((Path(__file__).parents[1] / "examples/pictures/files").glob("animal-*.jpg"))
 STEPS, EVERY, EVALUATED = 2_000, 10, 200  # updates, updates between records and between evaluations

@@ -24,11 +24,11 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_distribu
 from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
-from pipelines import files
-from pipelines.errors import UserError
-from pipelines.processes import Group
-from training.distributed.parallel import fill, whole
-from training.layout import BEST, CHECKPOINTS
+from gesso import storage
+from gesso.errors import UserError
+from gesso.processes import Group
+from gesso.training.distributed.parallel import fill, whole
+from gesso.training.layout import BEST, CHECKPOINTS
 
 # One process alone is what is meant then.
 warnings.filterwarnings("ignore", "torch.distributed is disabled", module="torch.distributed.checkpoint")
@@ -50,17 +50,17 @@ def name_of(step: int, form: str) -> str:
 
 def found(output: str) -> dict[int, str]:
     """The checkpoints of a run, by update: paths."""
-    folder = files.join(output, CHECKPOINTS)
+    folder = storage.join(output, CHECKPOINTS)
     names = os.listdir(folder) if os.path.isdir(folder) else []
     steps = {int(match[1]): match[0] for match in map(NAME.fullmatch, names) if match}
-    return {step: files.join(folder, name) for step, name in sorted(steps.items())}
+    return {step: storage.join(folder, name) for step, name in sorted(steps.items())}
 
 
 def best(output: str) -> str | None:
     """The best checkpoint's path, if one was marked and is there."""
-    path = files.join(output, CHECKPOINTS, BEST)
+    path = storage.join(output, CHECKPOINTS, BEST)
     try:
-        return found(output).get(files.read_json(path)["step"]) if files.exists(path) else None
+        return found(output).get(storage.read_json(path)["step"]) if storage.exists(path) else None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error!r}): remove it to have the last checkpoint taken") from error
 
@@ -85,7 +85,7 @@ class Checkpoints:
         """
         self.wait()
         self._best = best
-        path = files.join(self._output, CHECKPOINTS, name_of(step, self._form))
+        path = storage.join(self._output, CHECKPOINTS, name_of(step, self._form))
         copied = copy_whole(tensors, self._group) if self._form == "whole" else copy_shares(tensors)
         if self._form == "whole":
             self._writing = self._thread.submit(self._write_whole, path, {**copied, "numbers": numbers})
@@ -98,7 +98,7 @@ class Checkpoints:
     def note_best(self, best: Best | None) -> None:
         """Notes which checkpoint is the best, where that stands."""
         if best and self._group.rank == 0 and best["step"] in found(self._output):
-            files.write_json(files.join(self._output, CHECKPOINTS, BEST), best)
+            storage.write_json(storage.join(self._output, CHECKPOINTS, BEST), best)
 
     def wait(self) -> None:
         """Until the checkpoint under way stands. Raises UserError where it could not be written."""
@@ -137,7 +137,7 @@ class Checkpoints:
 
     def _write_whole(self, path: str, state: Json) -> None:
         if self._group.rank == 0:
-            with files.write_whole(path) as stream:
+            with storage.write_whole(path) as stream:
                 torch.save(state, stream)
             self._forget_old()
 
@@ -151,7 +151,7 @@ class Checkpoints:
             self._finish(path, numbers)
 
     def _finish(self, path: str, numbers: Json) -> None:
-        with files.write_whole(files.join(f"{path}.tmp", NUMBERS)) as stream:
+        with storage.write_whole(storage.join(f"{path}.tmp", NUMBERS)) as stream:
             torch.save(numbers, stream)
         shutil.rmtree(path, ignore_errors=True)
         os.rename(f"{path}.tmp", path)
@@ -177,17 +177,17 @@ def begin_folder(path: str, group: Group) -> str:
 
 def forget(path: str) -> None:
     if path.endswith(".pt"):
-        files.remove(path)
+        storage.remove(path)
     else:
         shutil.rmtree(path, ignore_errors=True)
 
 
 def sweep(output: str) -> None:
     """Removes what killed runs have left."""
-    folder = files.join(output, CHECKPOINTS)
+    folder = storage.join(output, CHECKPOINTS)
     if os.path.isdir(folder):
         for name in filter(LEFT_BEHIND.search, os.listdir(folder)):
-            path = files.join(folder, name)
+            path = storage.join(folder, name)
             shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
 
 
@@ -218,7 +218,7 @@ def load(path: str, tensors: Tensors) -> Json:
 
 
 def read_whole(path: str) -> Json:
-    with files.open_input(path) as stream:
+    with storage.open_input(path) as stream:
         state: Json = torch.load(stream, map_location="cpu", weights_only=True)
     return state
 
@@ -238,7 +238,7 @@ def load_shares(path: str, tensors: Tensors) -> Json:
 
 def read_numbers(path: str) -> Json:
     """Of a sharded checkpoint."""
-    with files.open_input(files.join(path, NUMBERS)) as stream:
+    with storage.open_input(storage.join(path, NUMBERS)) as stream:
         numbers: Json = torch.load(stream, map_location="cpu", weights_only=True)
     return numbers
 

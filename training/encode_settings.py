@@ -3,7 +3,9 @@
 import os
 from dataclasses import asdict, dataclass
 
-from pipelines.settings import DEVICES, at_least, flag, one_of
+from gesso.flags import at_least, flag, one_of
+
+DEVICES = ("auto", "cpu", "cuda")
 
 
 def cores() -> int:

@@ -26,23 +26,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from pipelines import files
-from pipelines.errors import Rejected, UserError
-from pipelines.images import Pixels
-from pipelines.layout import marker_name, rows_name, tar_name
-from pipelines.progress import Note
-from pipelines.records import SUCCESS
-from pipelines.shards import Hashing
-from training import storage
-from training.data.bodies import decode
-from training.data.randomness import random_of
-from training.data.split import Shard, Split
-from training.data.views import prior_view
-from training.dvae.model import DVAE
-from training.dvae.settings import FACTOR
-from training.dvae.weights import open_dvae
-from training.encode_settings import EncodeSettings
-from training.storage import Range
+from gesso import storage
+from gesso.dataset.layout import marker_name, rows_name, tar_name
+from gesso.dataset.progress import Note
+from gesso.dataset.records import SUCCESS
+from gesso.dataset.shards import Hashing
+from gesso.errors import Rejected, UserError
+from gesso.images import Pixels
+from gesso.storage import Range
+from gesso.training.data.randomness import random_of
+from gesso.training.data.samples import decode
+from gesso.training.data.split import Shard, Split
+from gesso.training.data.views import prior_view
+from gesso.training.dvae.model import DVAE
+from gesso.training.dvae.settings import FACTOR
+from gesso.training.dvae.weights import open_dvae
+from gesso.training.encode_settings import EncodeSettings
 
 Row = dict[str, Any]
 Codes = npt.NDArray[np.uint16]
@@ -133,7 +132,7 @@ def encode_shard(split: Split, shard: Shard, dvae: DVAE, settings: EncodeSetting
     is left out and counted by its reason. Raises UserError where tar or rows are not the manifest's, and where the disk
     is full.
     """
-    started, folder, counts, beat = time(), files.join(output, split.split), Counter[str](), monotonic()
+    started, folder, counts, beat = time(), storage.join(output, split.split), Counter[str](), monotonic()
     note, whole = Note(folder, shard.index, counts), Encoded([], [], [])
     with closing(encoded(split, shard, dvae, settings)) as batches:
         for batch in batches:
@@ -146,7 +145,7 @@ def encode_shard(split: Split, shard: Shard, dvae: DVAE, settings: EncodeSetting
     codes = np.concatenate([np.empty((0, settings.views, grid, grid), np.uint16), *whole.codes])
     try:
         marker = marker_of(whole, write(folder, shard.index, whole.rows, codes), started, settings)
-        files.write_json(files.join(folder, marker_name(shard.index)), marker)
+        storage.write_json(storage.join(folder, marker_name(shard.index)), marker)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}): the same command goes on with it") from error
     note.remove()
@@ -224,7 +223,7 @@ def write(folder: str, index: int, rows: list[Row], codes: Codes) -> Row:
     """Writes codes and rows, each under a temporary name until whole; returns sizes and checksums by name."""
     names = (codes_name(index), rows_name(index))
     with ExitStack() as stack:
-        streams = [Hashing(stack.enter_context(files.write_whole(files.join(folder, name)))) for name in names]
+        streams = [Hashing(stack.enter_context(storage.write_whole(storage.join(folder, name)))) for name in names]
         np.lib.format.write_array(streams[0], codes, allow_pickle=False)
         with pq.ParquetWriter(streams[1], CAPTIONS, compression="zstd") as writer:
             writer.write_batch(pa.RecordBatch.from_pylist(rows, CAPTIONS))

@@ -10,8 +10,8 @@ from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
-from pipelines import files
-from pipelines.errors import UserError
+from gesso import storage
+from gesso.errors import UserError
 
 Record = dict[str, float | int]
 
@@ -36,16 +36,16 @@ def cut(path: str, step: int) -> None:
 
     What stays keeps its bytes.
     """
-    if not files.exists(path):
+    if not storage.exists(path):
         return
     kept = [line + b"\n" for line, record in _lines(path) if record["step"] <= step]
-    with files.write_whole(path) as stream:
+    with storage.write_whole(path) as stream:
         stream.writelines(kept)
 
 
 def _lines(path: str) -> list[tuple[bytes, dict[str, Any]]]:
     """Each undamaged line with what it says."""
-    lines = Path(path).read_bytes().split(b"\n") if files.exists(path) else []
+    lines = Path(path).read_bytes().split(b"\n") if storage.exists(path) else []
     if lines and not lines[-1]:
         lines.pop()
     parsed = [_parsed(line) for line in lines]

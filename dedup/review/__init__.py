@@ -5,12 +5,12 @@ from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipelines import files
-from pipelines.errors import UserError
+from gesso import storage
+from gesso.errors import UserError
 
 if TYPE_CHECKING:
-    from dedup.decision import Decision
-    from dedup.overlap import Overlap
+    from gesso.dedup.decision import Decision
+    from gesso.dedup.overlap import Overlap
 
 PORT = 8600
 DESCRIPTION = """Pairs of a reference and a training picture, the most similar first, on a page of this machine. The
@@ -20,21 +20,21 @@ page stands in DIR/review and opens without a server, too; what is decided on it
 def main(argv: Sequence[str]) -> int:
     """`gesso review DIR`."""
     given = parser().parse_args(argv)
-    from dedup import overlap
-    from dedup.decision import DECISION
-    from dedup.review import folder
+    from gesso.dedup import overlap
+    from gesso.dedup.decision import DECISION
+    from gesso.dedup.review import folder
 
-    if not files.is_local(given.directory):
+    if not storage.is_local(given.directory):
         raise UserError(f"{given.directory} is elsewhere: copy it to this machine, where the page is shown")
     found = overlap.read(given.directory)
     decided, decides = current(found), given.threshold is not None or given.import_file is not None
     if decides:
         decided = settle(found, decided, given)
-        print(files.join(found.path, DECISION))
+        print(storage.join(found.path, DECISION))
     if given.no_serve or not decides:
         target = folder.prepare(found, decided)
         tell_not_shown(target)
-        print(files.join(target, "index.html"))
+        print(storage.join(target, "index.html"))
         if not given.no_serve:
             serve(found, target, given)
     return 0
@@ -54,28 +54,28 @@ def parser() -> ArgumentParser:
 
 def current(found: "Overlap") -> "Decision | None":
     """The decision so far. Raises UserError where it was made on other matches."""
-    from dedup import decision
+    from gesso.dedup import decision
 
-    path = files.join(found.path, decision.DECISION)
-    return decision.read(path, found) if files.exists(path) else None
+    path = storage.join(found.path, decision.DECISION)
+    return decision.read(path, found) if storage.exists(path) else None
 
 
 def settle(found: "Overlap", decided: "Decision | None", given: Namespace) -> "Decision":
     """Writes and returns the decision of the flags: the imported verdicts, else those that there are already."""
-    from dedup import decision
+    from gesso.dedup import decision
 
     if given.import_file is not None:
         decided = decision.read(given.import_file, found)
     if given.threshold is not None:
         decided = decision.with_threshold(found, decided, given.threshold, given.who)
     assert decided is not None
-    decision.write(files.join(found.path, decision.DECISION), decided)
+    decision.write(storage.join(found.path, decision.DECISION), decided)
     return decided
 
 
 def tell_not_shown(target: str) -> None:
     """A line for each series of pictures of which some could not be shown."""
-    from dedup.review import folder
+    from gesso.dedup.review import folder
 
     for series, reasons in folder.not_shown(target).items():
         if reasons:
@@ -85,7 +85,7 @@ def tell_not_shown(target: str) -> None:
 
 def serve(found: "Overlap", target: str, given: Namespace) -> None:
     """Until the user interrupts."""
-    from dedup.review import server
+    from gesso.dedup.review import server
 
     keeper = server.Keeper(found, target, given.who)
     with server.Server(given.port, target, keeper) as listening:

@@ -25,16 +25,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dedup import decision
-from dedup.decision import Decision
-from dedup.overlap import Overlap
-from dedup.review import thumbnails
-from dedup.review.listing import Listing, arrange, describe
-from dedup.review.thumbnails import Task, Wanted
-from pipelines import files
-from pipelines.embeddings import open_embeddings
-from pipelines.errors import UserError
-from pipelines.layout import MANIFEST, PLAN
+from gesso import storage
+from gesso.dataset.embeddings import open_embeddings
+from gesso.dataset.layout import MANIFEST, PLAN
+from gesso.dedup import decision
+from gesso.dedup.decision import Decision
+from gesso.dedup.overlap import Overlap
+from gesso.dedup.review import thumbnails
+from gesso.dedup.review.listing import Listing, arrange, describe
+from gesso.dedup.review.thumbnails import Task, Wanted
+from gesso.errors import UserError
 
 Json = dict[str, Any]
 
@@ -52,7 +52,7 @@ FORMAT = 1
 
 def prepare(overlap: Overlap, decided: Decision | None) -> str:
     """Writes what is missing of the folder and returns its path. Raises UserError where it holds something else."""
-    target = files.join(overlap.path, FOLDER)
+    target = storage.join(overlap.path, FOLDER)
     begin(target, overlap)
     write_page(target)
     write_session(target, decided)
@@ -64,33 +64,33 @@ def prepare(overlap: Overlap, decided: Decision | None) -> str:
 def begin(target: str, overlap: Overlap) -> None:
     """Makes room: a folder of other matches is ours to clear, since all that it holds can be made again."""
     plan = {"format": FORMAT, "kind": "review", "matches_sha256": overlap.sha256}
-    if files.exists(files.join(target, PLAN)):
-        if files.read_json(files.join(target, PLAN)) == plan:
+    if storage.exists(storage.join(target, PLAN)):
+        if storage.read_json(storage.join(target, PLAN)) == plan:
             return
         shutil.rmtree(target)
     elif os.path.isdir(target) and os.listdir(target):
         raise UserError(f"{target} holds something that `gesso review` has not written: move it away")
-    files.write_json(files.join(target, PLAN), plan)
+    storage.write_json(storage.join(target, PLAN), plan)
 
 
 def write_page(target: str) -> None:
     for name in PAGE:
-        write(files.join(target, name), resources("dedup.review").joinpath(name).read_bytes())
+        write(storage.join(target, name), resources("gesso.dedup.review").joinpath(name).read_bytes())
 
 
 def write_session(target: str, decided: Decision | None) -> None:
     value = {"decision": decision.to_json(decided) if decided else None}
-    write(files.join(target, SESSION), script("session", value))
+    write(storage.join(target, SESSION), script("session", value))
 
 
 def is_finished(target: str) -> bool:
     """Whether all is there. Pictures that could not be shown are tried again: their source may be back."""
-    return files.exists(files.join(target, MANIFEST)) and not any(not_shown(target).values())
+    return storage.exists(storage.join(target, MANIFEST)) and not any(not_shown(target).values())
 
 
 def not_shown(target: str) -> dict[str, dict[str, int]]:
     """How many pictures of each series are placeholders, by reason."""
-    return dict(files.read_json(files.join(target, MANIFEST))["not_shown"])
+    return dict(storage.read_json(storage.join(target, MANIFEST))["not_shown"])
 
 
 def fill(target: str, overlap: Overlap) -> None:
@@ -110,7 +110,7 @@ def fill(target: str, overlap: Overlap) -> None:
     counts = {series: dict(sorted(Counter(found.values()).items())) for series, found in lost.items()}
     shown = {series: len(wanted[series]) - len(lost[series]) for series in wanted}
     record = {"format": FORMAT, "kind": "review", "matches_sha256": overlap.sha256}
-    files.write_json(files.join(target, MANIFEST), {**record, "shown": shown, "not_shown": counts})
+    storage.write_json(storage.join(target, MANIFEST), {**record, "shown": shown, "not_shown": counts})
 
 
 def wanted_of(metadata: pa.Table, sides: npt.NDArray[Any]) -> list[Wanted]:
@@ -126,7 +126,7 @@ def make(target: str, series: str, source: str, wanted: list[Wanted]) -> dict[in
     from rich.console import Console
     from rich.progress import track
 
-    folder = files.join(target, "thumbs", series)
+    folder = storage.join(target, "thumbs", series)
     there = thumbnails.present(folder)
     work: list[Task] = thumbnails.tasks(source, [item for item in wanted if item.number not in there])
     console, lost = Console(stderr=True), dict[int, str]()
@@ -155,7 +155,7 @@ def write_data(
     }
     uids = {"uids": listing.uids.to_pylist(), "shards": listing.shards.to_pylist()}
     for name, value in (("pairs", numbers(overlap, listing, lost)), ("texts", texts), ("uids", uids)):
-        write(files.join(target, "data", f"{name}.js"), script(name, value))
+        write(storage.join(target, "data", f"{name}.js"), script(name, value))
     starts = listing.starts
     for chunk, first in enumerate(range(0, len(references), CHUNK)):
         last = min(first + CHUNK, len(references))
@@ -165,7 +165,7 @@ def write_data(
             REFERENCES: columns(references.slice(first, last - first)),
             "pairs": columns(samples.take(pa.array(pairs))),
         }
-        write(files.join(target, "data", "details", f"{chunk:05d}.js"), script("details", value))
+        write(storage.join(target, "data", "details", f"{chunk:05d}.js"), script("details", value))
 
 
 def numbers(overlap: Overlap, listing: Listing, lost: Mapping[str, dict[int, str]]) -> Json:
@@ -204,8 +204,8 @@ def script(name: str, value: Any) -> bytes:
 def write(path: str, body: bytes) -> None:
     """A small file, unless it is there already with these bytes."""
     if os.path.exists(path):
-        with files.open_input(path) as stream:
+        with storage.open_input(path) as stream:
             if stream.read() == body:
                 return
-    with files.write_whole(path) as stream:
+    with storage.write_whole(path) as stream:
         stream.write(body)

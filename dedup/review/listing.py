@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.embeddings import Embeddings
-from pipelines.schemas import METADATA_FIELDS
+from gesso.dataset.embeddings import Embeddings
+from gesso.dataset.schemas import METADATA_FIELDS
 
 Ints = npt.NDArray[np.int32]
 

@@ -16,12 +16,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
 
-from dedup import decision
-from dedup.decision import DECISION, Decision
-from dedup.overlap import Overlap
-from dedup.review import folder
-from pipelines import files
-from pipelines.errors import UserError
+from gesso import storage
+from gesso.dedup import decision
+from gesso.dedup.decision import DECISION, Decision
+from gesso.dedup.overlap import Overlap
+from gesso.dedup.review import folder
+from gesso.errors import UserError
 
 Json = dict[str, Any]
 
@@ -51,7 +51,7 @@ class Keeper:
 
     def __init__(self, overlap: Overlap, target: str, who: str) -> None:
         self._overlap, self._target, self._who = overlap, target, who
-        self._path = files.join(overlap.path, DECISION)
+        self._path = storage.join(overlap.path, DECISION)
         self._lock = threading.Lock()
 
     def look(self) -> Json:
@@ -77,12 +77,12 @@ class Keeper:
             return {"revision": self._revision(), "when": new.when}
 
     def _read(self) -> Decision | None:
-        return decision.read(self._path, self._overlap) if files.exists(self._path) else None
+        return decision.read(self._path, self._overlap) if storage.exists(self._path) else None
 
     def _revision(self) -> str:
-        if not files.exists(self._path):
+        if not storage.exists(self._path):
             return ""
-        with files.open_input(self._path) as stream:
+        with storage.open_input(self._path) as stream:
             return hashlib.sha256(stream.read()).hexdigest()
 
 
@@ -183,7 +183,7 @@ class Handler(BaseHTTPRequestHandler):
         kind = TYPES.get(os.path.splitext(name)[1])
         if not kind or not name.startswith(self.server.target + os.sep) or not os.path.isfile(name):
             raise Refused(HTTPStatus.NOT_FOUND, "there is no such file")
-        with files.open_input(name) as stream:
+        with storage.open_input(name) as stream:
             body = stream.read()
         kept = "max-age=86400, immutable" if kind == "image/jpeg" else "no-cache"
         self.answer(HTTPStatus.OK, body, kind, kept)

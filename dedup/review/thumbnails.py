@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from pipelines import files, images
-from pipelines.errors import Rejected
-from pipelines.layout import tar_name
+from gesso import images, storage
+from gesso.dataset.layout import tar_name
+from gesso.errors import Rejected
 
 THREADS = min(16, 4 * (os.cpu_count() or 1))  # decoding leaves the interpreter lock; the rest waits for disks
 FOLDER_FILES = 64  # pictures of a folder that one task makes
@@ -44,7 +44,7 @@ def name_of(number: int) -> str:
 
 def present(folder: str) -> set[int]:
     """The numbers of the thumbnails that are there."""
-    return {int(os.path.basename(item.path)[:-4]) for item in files.find(files.join(folder, "*", "*.jpg"))}
+    return {int(os.path.basename(item.path)[:-4]) for item in storage.walk(folder) if item.path.endswith(".jpg")}
 
 
 def tasks(source: str, wanted: list[Wanted]) -> list[Task]:
@@ -55,7 +55,7 @@ def tasks(source: str, wanted: list[Wanted]) -> list[Task]:
             loose.append(item)
         else:
             shards[item.shard].append(item)
-    of_tars = [Task(files.join(source, tar_name(index)), True, shards[index]) for index in sorted(shards)]
+    of_tars = [Task(storage.join(source, tar_name(index)), True, shards[index]) for index in sorted(shards)]
     of_folder = [Task(source, False, loose[at : at + FOLDER_FILES]) for at in range(0, len(loose), FOLDER_FILES)]
     return of_tars + of_folder
 
@@ -78,7 +78,7 @@ def make_some(folder: str, task: Task) -> dict[int, str]:
         except Rejected as error:
             lost[item.number] = error.reason
             continue
-        with files.write_whole(files.join(folder, name_of(item.number))) as stream:
+        with storage.write_whole(storage.join(folder, name_of(item.number))) as stream:
             stream.write(small)
         del lost[item.number]
     return lost
@@ -88,7 +88,7 @@ def of_tar(task: Task) -> Iterator[tuple[Wanted, bytes | None]]:
     """The wanted members of a tar, which is left as soon as all are found; none of what stands behind a damage."""
     missing = {item.path: item for item in task.wanted if item.path is not None}
     try:
-        with files.open_input(task.source) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+        with storage.open_input(task.source) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             while missing and (member := tar.next()):
                 tar.members = []  # type: ignore[attr-defined] # of its tens of thousands of members none is asked for twice
                 if member.name in missing and (body := tar.extractfile(member)):
@@ -102,7 +102,7 @@ def of_folder(task: Task) -> Iterator[tuple[Wanted, bytes | None]]:
         if item.path is None:
             continue
         try:
-            with files.open_input(files.join(task.source, item.path)) as stream:
+            with storage.open_input(storage.join(task.source, item.path)) as stream:
                 body = stream.read()
         except OSError:
             yield item, None

@@ -8,12 +8,13 @@ import sys
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 from collections.abc import Sequence
 
-from pipelines import dataset, exported, files, layout
-from pipelines.errors import UserError
-from pipelines.records import ROWS_READ, SUCCESS
-from pipelines.report import page, samples
-from pipelines.report.survey import Survey, batches
-from pipelines.settings import at_least
+from gesso import storage
+from gesso.dataset import export, layout, manifest
+from gesso.dataset.records import ROWS_READ, SUCCESS
+from gesso.errors import UserError
+from gesso.flags import at_least
+from gesso.pipelines.report import page, samples
+from gesso.pipelines.report.survey import Survey, batches
 
 PICTURES = 60
 
@@ -33,14 +34,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def write(directory: str, output: str | None, pictures: int) -> str:
-    """Writes the page and returns where it is; that of a training is made by `training.report`."""
-    from training import report as of_training
+    """Writes the page and returns where it is; that of a training is made by `gesso.training.report`."""
+    from gesso.training import report as of_training
 
     if of_training.is_run(directory):
         return of_training.report(directory, output)
-    target = output or files.join(directory, "report.html")
+    target = output or storage.join(directory, "report.html")
     text = page.render(examine(directory, pictures))
-    with files.write_whole(target) as stream:
+    with storage.write_whole(target) as stream:
         stream.write(text.encode("utf-8", "replace"))
     return target
 
@@ -53,14 +54,14 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def examine(output: str, pictures: int) -> page.Holding:
     """All that the page tells. Raises UserError where the directory holds no dataset."""
-    plan, markers = dataset.read_plan(output), dataset.committed(output)
-    if plan and plan.get("kind") == exported.KIND:
+    plan, markers = manifest.read_plan(output), manifest.committed(output)
+    if plan and plan.get("kind") == export.KIND:
         raise UserError(f"{output} is an export: its {layout.CARD} tells what it holds; report on the shards before it")
-    sizes = dataset.sizes(output)
+    sizes = manifest.sizes(output)
     with_rows = [index for index in markers if layout.rows_name(index) in sizes]
     if plan is None and not with_rows:
         raise UserError(f"{output} holds no dataset: give the --output of a `gesso collect` that is planned")
-    finished = files.exists(files.join(output, layout.MANIFEST))
+    finished = storage.exists(storage.join(output, layout.MANIFEST))
     survey = look_through(output, with_rows, plan is None)
     return page.Holding(
         name=name_of(output),
@@ -68,9 +69,9 @@ def examine(output: str, pictures: int) -> page.Holding:
         finished=finished,
         plan=plan or {},
         markers=markers,
-        versions=files.read_json(files.join(output, layout.MANIFEST))["versions"] if finished else {},
+        versions=storage.read_json(storage.join(output, layout.MANIFEST))["versions"] if finished else {},
         bytes=sum(sizes.get(layout.tar_name(index), 0) for index in markers),
-        funnel=dataset.funnel(plan, markers.values()) if plan else foreign_funnel(survey),
+        funnel=manifest.funnel(plan, markers.values()) if plan else foreign_funnel(survey),
         survey=survey,
         kept=samples.kept_pictures(output, list(markers), pictures),
         rejected=samples.rejected_pictures(output, list(markers)),
@@ -79,11 +80,11 @@ def examine(output: str, pictures: int) -> page.Holding:
 
 def name_of(output: str) -> str:
     """The directory's own name, also where it was given as `.`."""
-    path = os.path.abspath(output) if files.is_local(output) else output.rstrip("/")
+    path = os.path.abspath(output) if storage.is_local(output) else output.rstrip("/")
     return path.split("/")[-1]
 
 
-def foreign_funnel(survey: Survey) -> dataset.Json:
+def foreign_funnel(survey: Survey) -> manifest.Json:
     """Where each row ended, by the rows themselves: img2dataset's markers count messages, and only the frequent."""
     return {ROWS_READ: survey.rows, SUCCESS: 0, **survey.causes}
 
@@ -95,6 +96,6 @@ def look_through(output: str, indexes: Sequence[int], foreign: bool) -> Survey:
 
     survey, console = Survey(foreign), Console(stderr=True)
     for index in track(indexes, "reading rows", console=console, transient=True, disable=not sys.stderr.isatty()):
-        for batch in batches(files.join(output, layout.rows_name(index))):
+        for batch in batches(storage.join(output, layout.rows_name(index))):
             survey.add(batch)
     return survey

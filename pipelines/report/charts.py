@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from markupsafe import Markup, escape
 
-from pipelines.report.survey import Histogram, Numbers
+from gesso.pipelines.report.survey import Histogram, Numbers
 
 WIDTH, HEIGHT = 360.0, 200.0
 LEFT, RIGHT, TOP, BOTTOM = 40.0, 18.0, 24.0, 24.0

@@ -11,13 +11,13 @@ from urllib.parse import urlsplit
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipelines.progress import seconds
-from pipelines.records import ROWS_READ, SUCCESS, is_fetched
-from pipelines.report import charts
-from pipelines.report.charts import Part, number, share
-from pipelines.report.reasons import PENDING, STAGES, meaning, stage_of
-from pipelines.report.samples import Picture, host_of
-from pipelines.report.survey import Survey
+from gesso.dataset.reasons import PENDING, STAGES, meaning, stage_of
+from gesso.dataset.records import ROWS_READ, SUCCESS, is_fetched
+from gesso.pipelines.report import charts
+from gesso.pipelines.report.charts import Part, number, share
+from gesso.pipelines.report.samples import Picture, host_of
+from gesso.pipelines.report.survey import Survey
+from gesso.progress import seconds
 
 Json = dict[str, Any]
 
@@ -70,7 +70,7 @@ class Holding:
 def render(holding: Holding) -> str:
     """The whole page."""
     environment = Environment(
-        loader=PackageLoader("pipelines.report", "."),
+        loader=PackageLoader("gesso.pipelines.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -8,8 +8,9 @@ from itertools import islice
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from pipelines import files, images, layout
-from pipelines.errors import Rejected
+from gesso import images, storage
+from gesso.dataset import layout
+from gesso.errors import Rejected
 
 Row = dict[str, Any]
 
@@ -40,7 +41,7 @@ def kept_pictures(output: str, indexes: Sequence[int], count: int) -> list[Pictu
     chosen = spread(indexes, min(SHARDS, max(1, count)))
     each = -(-count // max(1, len(chosen)))
     found = (
-        picture for index in chosen for picture in islice(pictures(files.join(output, layout.tar_name(index))), each)
+        picture for index in chosen for picture in islice(pictures(storage.join(output, layout.tar_name(index))), each)
     )
     return list(within_budget(islice(found, count)))
 
@@ -49,7 +50,7 @@ def rejected_pictures(output: str, indexes: Sequence[int]) -> dict[str, list[Pic
     """Pictures by the reason that rejected them."""
     found: dict[str, list[Picture]] = {}
     for index in spread(indexes, SHARDS):
-        for picture in pictures(files.join(output, layout.rejected_name(index))):
+        for picture in pictures(storage.join(output, layout.rejected_name(index))):
             of_reason = found.setdefault(picture.row["reason"], [])
             if len(of_reason) < PER_REASON:
                 of_reason.append(picture)
@@ -67,7 +68,7 @@ def within_budget(found: Iterable[Picture]) -> Iterator[Picture]:
 
 def pictures(path: str) -> Iterator[Picture]:
     """The samples of a tar in their order; none where there is no tar."""
-    if not files.exists(path):
+    if not storage.exists(path):
         return
     for sample in read_tar(path):
         body = next((sample[suffix] for suffix in SUFFIXES if suffix in sample), b"")
@@ -92,7 +93,7 @@ def read_tar(path: str) -> Iterator[dict[str, bytes]]:
     A tar that breaks off ends at its last whole sample: img2dataset leaves such tars when it is killed.
     """
     key, sample = "", dict[str, bytes]()
-    with files.open_input(path) as stream:
+    with storage.open_input(path) as stream:
         try:
             with tarfile.open(fileobj=stream, mode="r|") as tar:
                 for member in tar:

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines import files
-from pipelines.errors import UserError
-from pipelines.foreign import foreign_reason
-from pipelines.records import FAILED_TO_DOWNLOAD, SUCCESS
+from gesso import storage
+from gesso.dataset.img2dataset import foreign_reason
+from gesso.dataset.records import FAILED_TO_DOWNLOAD, SUCCESS
+from gesso.errors import UserError
 
 Numbers = npt.NDArray[np.float64]
 Row = dict[str, Any]
@@ -189,7 +189,7 @@ def counts_of(column: pa.ChunkedArray) -> dict[Any, int]:
 
 def batches(path: str) -> Iterator[pa.Table]:
     """A shard's rows, a bounded number at a time; a column that the file lacks is null."""
-    with files.open_input(path) as stream:
+    with storage.open_input(path) as stream:
         try:
             rows = pq.ParquetFile(stream)
             present = [name for name in COLUMNS if name in rows.schema_arrow.names]

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 
-from pipelines import images
+from gesso import images
 
 HERE = Path(__file__).resolve()
 FOLDERS = (
@@ -175,7 +175,7 @@ def hashes(pictures: list[Picture]) -> Floats:
 
 
 def detector_of(path: str | None) -> Embed:
-    from dedup import detector
+    from gesso.dedup import detector
 
     model, config = detector.load(path)
 

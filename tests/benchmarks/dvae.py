@@ -24,15 +24,15 @@ from collect import HERE, photographs
 from torch import Tensor, nn
 
 sys.path.insert(0, str(HERE.parents[2]))
-from pipelines.processes import Group, keep_memory, processes
+from gesso.processes import Group, keep_memory, processes
+from gesso.training.data.loader import Loader
+from gesso.training.data.split import open_split
+from gesso.training.dvae import objective, train
+from gesso.training.dvae.counting import count
+from gesso.training.dvae.figures import Figures, peak
+from gesso.training.dvae.settings import DvaeConfig
+from gesso.training.dvae.trainer import Trainer
 from tests.exports import write_export
-from training.data.loader import Loader
-from training.data.split import open_split
-from training.dvae import learn, objective
-from training.dvae.counting import count
-from training.dvae.figures import Figures, peak
-from training.dvae.settings import DvaeConfig
-from training.dvae.trainer import Trainer
 
 WARM = 3  # updates before the clock
 
@@ -88,9 +88,9 @@ class Ours:
         shape |= {"blocks": config.blocks}
         flags = [part for name, value in shape.items() for part in (f"--{name}", str(value))]
         rest = ("--preset", "tiny", "--evaluate_every", "1000000", "--save_every", "1000000", *more)
-        self._run, _ = learn.parse(["--data", export, "--output", str(folder), *flags, *rest])
-        train, validation = (open_split(export, split) for split in ("train", "validation"))
-        self._trainer = Trainer(self._run, group, train, validation)
+        self._run, _ = train.parse(["--data", export, "--output", str(folder), *flags, *rest])
+        splits = (open_split(export, split) for split in ("train", "validation"))
+        self._trainer = Trainer(self._run, group, *splits)
         self._figures = Figures(str(folder), group, 0, 10**6, case.batch_size, 0.0)
 
     def run(self, updates: int) -> None:

@@ -28,10 +28,14 @@ import pyarrow as pa
 from collect import HERE, photographs
 
 sys.path.insert(0, str(HERE.parents[2]))
-from pipelines import engine, files, pictures, shards
-from pipelines.records import link_identity, uid
-from pipelines.schemas import plan_schema
-from pipelines.settings import ImageRules, ModelSettings
+from gesso import storage
+from gesso.dataset import shards
+from gesso.dataset.records import link_identity, uid
+from gesso.dataset.schemas import plan_schema
+from gesso.dedup.settings import ModelSettings
+from gesso.pipelines.collect import engine
+from gesso.pipelines.collect.settings import ImageRules
+from gesso.pipelines.embed import pictures
 
 OPEN_CLIP = "ViT-B-32"
 ORDER = ("bare", "gesso", "clip-retrieval", "clip-retrieval", "gesso", "bare")
@@ -83,8 +87,8 @@ def bare(settings: ModelSettings, raw: Path, batch_size: int) -> None:
     """Prints the images a second of the model alone on one batch of the shards' pictures, for both ways."""
     import torch
 
-    from dedup.models import open_model
-    from pipelines.blocks import prepare
+    from gesso.dedup.models import open_model
+    from gesso.pipelines.embed.blocks import prepare
 
     model = open_model(settings)
     samples = islice(pictures.open_shards(str(raw)).blocks[0].samples(), batch_size)
@@ -144,7 +148,7 @@ def command(name: str, tool: str, folder: Path, output: Path, given: argparse.Na
 
 def steady(tool: str, output: Path, count: int) -> float:
     if tool == "gesso":
-        markers = [files.read_json(str(path)) for path in output.glob("*_stats.json")]
+        markers = [storage.read_json(str(path)) for path in output.glob("*_stats.json")]
         return count / (max(m["end_time"] for m in markers) - min(m["start_time"] for m in markers))
     stats: dict[str, Any] = json.loads((output / "stats/0.json").read_text())
     return float(stats["sample_count"] / stats["total_duration"])

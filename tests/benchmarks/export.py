@@ -21,10 +21,11 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from pipelines import dataset, files, layout, shards
-from pipelines.records import link_identity, uid
-from pipelines.schemas import plan_schema
-from pipelines.shards import Outcome
+from gesso import storage
+from gesso.dataset import layout, manifest, shards
+from gesso.dataset.records import link_identity, uid
+from gesso.dataset.schemas import plan_schema
+from gesso.dataset.shards import Outcome
 
 WEBDATASET = """
 import sys, webdataset as wds
@@ -49,7 +50,7 @@ def write_source(output: Path, samples: int, body: int, shard_size: int) -> int:
     """Shards of `samples` pictures of about `body` bytes; returns the bytes of the tars."""
     count = -(-samples // shard_size)
     plan = {"settings": {"engine": "gesso"}, "input": [], "shards": count, "links": samples}
-    files.write_json(str(output / layout.PLAN), {**plan, "rows_read": samples, "counted_only": {}})
+    storage.write_json(str(output / layout.PLAN), {**plan, "rows_read": samples, "counted_only": {}})
     for index in range(count):
         rows = sorted(pairs(index, min(shard_size, samples - index * shard_size)), key=lambda row: row["key"])
         random = np.random.default_rng(index)
@@ -58,7 +59,7 @@ def write_source(output: Path, samples: int, body: int, shard_size: int) -> int:
         batch = pa.RecordBatch.from_pylist(rows, plan_schema())
         written, counts = shards.write_shard(str(output), index, [batch], bodies.__getitem__, ())
         shards.commit(str(output), index, written, counts, 0.0, 1.0)
-    dataset.finish(str(output))
+    manifest.finish(str(output))
     return sum(path.stat().st_size for path in output.glob("*.tar"))
 
 
@@ -88,7 +89,7 @@ def measure(command: list[str]) -> Run:
 
 
 def export(source: Path, output: Path, samples: int, shard_size: int, processes: int) -> list[str]:
-    command = [sys.executable, "-m", "pipelines.cli", "export", "--shards", str(source), "--output", str(output)]
+    command = [sys.executable, "-m", "gesso", "export", "--shards", str(source), "--output", str(output)]
     command += ["--validation_size", str(samples // 100), "--shard_size", str(shard_size)]
     if processes > 1:
         command += ["--direct_running_mode", "multi_processing", "--direct_num_workers", str(processes)]

@@ -98,7 +98,7 @@ def cld3_py() -> Judge:
 
 
 def gesso() -> Judge:
-    judge: Judge = importlib.import_module("pipelines.language").is_english
+    judge: Judge = importlib.import_module("gesso.pipelines.collect.language").is_english
     return judge
 
 

@@ -30,12 +30,13 @@ import numpy.typing as npt
 from collect import HERE
 
 sys.path.insert(0, str(HERE.parents[2]))
-from pipelines import images
-from pipelines.errors import Rejected
-from pipelines.settings import ImageRules
+from gesso import images
+from gesso.errors import Rejected
+from gesso.pipelines.collect import prepare
+from gesso.pipelines.collect.settings import ImageRules
+from gesso.training.data.loader import Loader, in_order
+from gesso.training.data.split import open_split
 from tests.exports import write_export
-from training.data.loader import Loader, in_order
-from training.data.split import open_split
 
 Floats = npt.NDArray[np.float32]
 
@@ -58,7 +59,7 @@ def pictures() -> list[bytes]:
 
 def fits(body: bytes) -> bool:
     try:
-        images.check(images.read_header(body), RULES)
+        prepare.check(images.read_header(body), RULES)
     except Rejected:
         return False
     return True
@@ -99,7 +100,7 @@ def nearest(learned: Floats, wanted: Floats, codes: int) -> Floats:
 
 def train(export: str, output: Path, minutes: float, flags: list[str]) -> float:
     """Runs the command until the time is over; seconds that it took."""
-    command = [sys.executable, "-m", "pipelines.cli", "train", "dvae", "--data", export, "--output", str(output)]
+    command = [sys.executable, "-m", "gesso", "train", "dvae", "--data", export, "--output", str(output)]
     begun = monotonic()
     with subprocess.Popen([*command, "--preset", "tiny", *flags], cwd=ROOT, env=os.environ) as going:
         try:

@@ -30,15 +30,14 @@ from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 sys.path.insert(0, str(HERE.parents[2]))
-from pipelines.files import join
+from gesso import storage
+from gesso.storage import Range, join
+from gesso.training.data.loader import Loader
+from gesso.training.data.randomness import random_of
+from gesso.training.data.samples import decode
+from gesso.training.data.split import PLACE, open_split
+from gesso.training.data.views import dvae_view
 from tests.exports import write_export
-from training import storage
-from training.data.bodies import decode
-from training.data.loader import Loader
-from training.data.randomness import random_of
-from training.data.split import PLACE, open_split
-from training.data.views import dvae_view
-from training.storage import Range
 
 Pixels = torch.Tensor  # (b, size, size, 3) uint8
 Place = tuple[str, Range]  # key, and where the JPEG stands

@@ -27,8 +27,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.layout import embedding_name, metadata_name
-from pipelines.schemas import METADATA_FIELDS
+from gesso.dataset.layout import embedding_name, metadata_name
+from gesso.dataset.schemas import METADATA_FIELDS
 
 Array = npt.NDArray[Any]
 
@@ -114,8 +114,8 @@ def brute_force(queries: Array, training: Array, uids: Array) -> tuple[Array, Ar
 
 
 def read(folder: Path) -> Any:
-    from dedup.matches import read_references
-    from pipelines.embeddings import open_embeddings
+    from gesso.dataset.embeddings import open_embeddings
+    from gesso.dedup.matches import read_references
 
     opened = open_embeddings(str(folder))
     return opened, read_references(opened)
@@ -123,8 +123,8 @@ def read(folder: Path) -> Any:
 
 def check_exact(folder: Path, training: Array, references: Array) -> Callable[[], Any]:
     """Compares the search with brute force, prints what it found, and gives the search to be timed."""
-    from dedup.matches import search_part
-    from pipelines.embeddings import portions
+    from gesso.dataset.embeddings import portions
+    from gesso.dedup.matches import search_part
 
     write_directory(folder / "training", training)
     write_directory(folder / "references", references)
@@ -178,7 +178,7 @@ def measure(folder: Path, embeddings: int) -> Run:
     sides = ["--embeddings", str(folder / "growing"), "--reference", str(folder / "few"), "--output", str(output)]
     begun = perf_counter()
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-m", "pipelines.cli", "match", *sides], stdout=log, stderr=log)
+        process = subprocess.Popen([sys.executable, "-m", "gesso", "match", *sides], stdout=log, stderr=log)
         _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(f"gesso match failed:\n{(folder / 'log').read_text()[-2000:]}")

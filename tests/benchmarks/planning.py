@@ -42,8 +42,8 @@ def plan(table: str, output: str) -> None:
     import apache_beam as beam
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-    from pipelines import sources, transforms
-    from pipelines.collect import parse
+    from gesso.pipelines.collect import sources, transforms
+    from gesso.pipelines.collect.job import parse
 
     job, _ = parse(["--input", table, "--output", output])
     begun = perf_counter()

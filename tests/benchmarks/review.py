@@ -19,10 +19,10 @@ import numpy as np
 import pyarrow as pa
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from dedup import overlap
-from dedup.review import folder, server, thumbnails
-from pipelines import images
-from pipelines.schemas import MATCH_FIELDS
+from gesso import images
+from gesso.dataset.schemas import MATCH_FIELDS
+from gesso.dedup import overlap
+from gesso.dedup.review import folder, server, thumbnails
 from tests import reviews
 
 CHROMIUM = "/usr/bin/chromium"

@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import tokenizers
 
-from training.data.randomness import random_of
-from training.tokenizer import bpe
-from training.tokenizer.settings import DROPOUT, POSITIONS
+from gesso.training.data.randomness import random_of
+from gesso.training.tokenizer import bpe
+from gesso.training.tokenizer.settings import DROPOUT, POSITIONS
 
 
 def seconds(work: Callable[[str], object], captions: Sequence[str]) -> float:

@@ -9,7 +9,7 @@ import pytest
 import webdataset as wds
 from PIL import Image
 
-from pipelines import cli
+from gesso import cli
 from tests.datasets import write_dataset
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.random import Generator, default_rng
 
-from dedup import augment
-from dedup.augment import STEPS, Pixels, Step
+from gesso.dedup import augment
+from gesso.dedup.augment import STEPS, Pixels, Step
 
 PICTURE = default_rng(0).integers(0, 256, (12, 16, 3), np.uint8).repeat(8, 0).repeat(8, 1)  # 96×128
 NAMES = [step.transform.__name__ for step in STEPS]

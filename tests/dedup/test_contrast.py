@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from torch.nn.functional import normalize
 
-from dedup.contrast import TEMPERATURE, info_nce
+from gesso.dedup.contrast import TEMPERATURE, info_nce
 
 
 def unit(rows: int, dimension: int, seed: int) -> Tensor:

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dedup import decision, overlap
-from dedup.decision import Decision, Override, Share
-from dedup.overlap import Overlap
-from pipelines.errors import UserError
-from pipelines.schemas import MATCH_FIELDS
+from gesso.dataset.schemas import MATCH_FIELDS
+from gesso.dedup import decision, overlap
+from gesso.dedup.decision import Decision, Override, Share
+from gesso.dedup.overlap import Overlap
+from gesso.errors import UserError
 from tests.reviews import MODEL, write_tiny
 
 SHA256 = "cd" * 32

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dedup import detector
-from dedup.settings import DetectorConfig
-from pipelines.errors import UserError
+from gesso.dedup import detector
+from gesso.dedup.settings import DetectorConfig
+from gesso.errors import UserError
 
 SMALL = DetectorConfig(width=0.125, image_size=64, dimension=16)
 LITE = DetectorConfig(backbone="efficientnet_lite0", image_size=64, dimension=16)

@@ -9,11 +9,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from dedup import detector, models
-from dedup.settings import DetectorConfig
-from pipelines.errors import UserError
-from pipelines.images import Pixels
-from pipelines.settings import ModelSettings
+from gesso.dedup import detector, models
+from gesso.dedup.settings import DetectorConfig, ModelSettings
+from gesso.errors import UserError
+from gesso.images import Pixels
 
 CONFIG = DetectorConfig(backbone="resnet50", width=0.05, image_size=32, dimension=16)
 ROUNDING = 2**-11  # of a float16 below 1

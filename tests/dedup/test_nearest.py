@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dedup import nearest
-from dedup.nearest import Slots
-from pipelines.embeddings import NO_SHARD, Pictures, Vectors
+from gesso.dataset.embeddings import NO_SHARD, Pictures, Vectors
+from gesso.dedup import nearest
+from gesso.dedup.nearest import Slots
 from tests.embeddings import clustered, unit
 
 Array = npt.NDArray[Any]

@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dedup import decision, overlap
-from dedup.decision import Override
-from dedup.review import folder, listing, main, server, thumbnails
-from pipelines import cli, files, images
-from pipelines.errors import UserError
-from pipelines.schemas import MATCH_FIELDS
+from gesso import cli, images, storage
+from gesso.dataset.schemas import MATCH_FIELDS
+from gesso.dedup import decision, overlap
+from gesso.dedup.decision import Override
+from gesso.dedup.review import folder, listing, main, server, thumbnails
+from gesso.errors import UserError
 from tests.reviews import HOSTILE, REAL, similarity, write_tiny
 
 PAGE = ("index.html", "review.css", "review.js")
@@ -91,7 +91,7 @@ class TestFolder:
         thumbs = {f"thumbs/{series}/000/{n:06d}.jpg" for series in ("references", "samples") for n in range(12)}
         data = {"data/pairs.js", "data/texts.js", "data/uids.js", "data/details/00000.js"}
         assert set(contents(target)) == {*PAGE, *data, *thumbs, "session.js", "plan.json", "manifest.json"}
-        assert files.read_json(str(target / "manifest.json"))["shown"] == {"references": 12, "samples": 12}
+        assert storage.read_json(str(target / "manifest.json"))["shown"] == {"references": 12, "samples": 12}
         assert folder.not_shown(str(target)) == {"references": {}, "samples": {}}
 
     def test_the_page_names_files_that_are_there(self, prepared: Path) -> None:
@@ -147,7 +147,7 @@ class TestFolder:
         found = overlap.read(write_tiny(tmp_path, references=2, top_k=1))
         target = Path(folder.prepare(found._replace(matches=found.matches.slice(0, 0)), None))
         assert told(target / "data/texts.js") == {"keys": [], "captions": [], "nearest": []}
-        assert files.read_json(str(target / "manifest.json"))["shown"] == {"references": 0, "samples": 0}
+        assert storage.read_json(str(target / "manifest.json"))["shown"] == {"references": 0, "samples": 0}
 
 
 class TestRestart:
@@ -180,7 +180,7 @@ class TestRestart:
         target = Path(folder.prepare(found, None))
         (target / "thumbs/samples/000/000000.jpg").write_bytes(b"of other matches")
         plan = {"format": 1, "kind": "review", "matches_sha256": "00" * 32}
-        files.write_json(str(target / "plan.json"), plan)
+        storage.write_json(str(target / "plan.json"), plan)
         folder.prepare(found, None)
         assert (target / "thumbs/samples/000/000000.jpg").read_bytes()[:2] == b"\xff\xd8"
 
@@ -499,7 +499,7 @@ class TestFlags:
         self, tiny: Path, tmp_path: Path, change: Any, said: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         made = decision.to_json(decision.with_threshold(overlap.read(str(tiny)), None, 0.7, "Bob"))
-        files.write_json(str(tmp_path / "exported.json"), {**made, **change})
+        storage.write_json(str(tmp_path / "exported.json"), {**made, **change})
         assert cli.main(["review", str(tiny), "--import", str(tmp_path / "exported.json")]) == 2
         error = capsys.readouterr().err
         assert said in error
@@ -508,7 +508,7 @@ class TestFlags:
 
     def test_a_decision_on_other_matches_is_told_before_anything_is_written(self, tiny: Path) -> None:
         made = decision.to_json(decision.with_threshold(overlap.read(str(tiny)), None, 0.7, "Bob"))
-        files.write_json(str(tiny / "decision.json"), {**made, "matches_sha256": "0" * 64})
+        storage.write_json(str(tiny / "decision.json"), {**made, "matches_sha256": "0" * 64})
         with pytest.raises(UserError, match="decided on other matches"):
             main([str(tiny)])
         assert not (tiny / "review").exists()

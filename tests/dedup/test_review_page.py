@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from dedup import decision, overlap
-from dedup.decision import Decision, Override
-from dedup.review import folder, server
+from gesso.dedup import decision, overlap
+from gesso.dedup.decision import Decision, Override
+from gesso.dedup.review import folder, server
 from tests.reviews import HOSTILE, MODEL, similarity, write_tiny
 
 pytestmark = pytest.mark.browser

@@ -15,14 +15,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import cli, dataset, files, layout, report, shards
-from pipelines.errors import UserError
-from pipelines.images import encode
-from pipelines.report import charts, page, samples
-from pipelines.report.reasons import STAGES, meaning, stage_of
-from pipelines.report.survey import Histogram, Tally, cause, log_edges
-from pipelines.schemas import plan_schema
-from pipelines.shards import Outcome
+from gesso import cli, storage
+from gesso.dataset import layout, manifest, shards
+from gesso.dataset.reasons import STAGES, meaning, stage_of
+from gesso.dataset.schemas import plan_schema
+from gesso.dataset.shards import Outcome
+from gesso.errors import UserError
+from gesso.images import encode
+from gesso.pipelines import report
+from gesso.pipelines.report import charts, page, samples
+from gesso.pipelines.report.survey import Histogram, Tally, cause, log_edges
 
 CHROMIUM = Path("/usr/bin/chromium")
 HOSTILE = '<script>alert("1")</script> & <img src=x onerror=alert(2)> ‮مرحبا😀'
@@ -81,11 +83,11 @@ def write_dataset(folder: Path, done: int = 2) -> str:
     output = str(folder)
     record = {"settings": SETTINGS, "input": [{"path": "links.parquet", "bytes": 12_345}]}
     plan = {**record, "shards": 2, "links": 8, "rows_read": 14, "counted_only": COUNTED}
-    files.write_json(files.join(output, layout.PLAN), plan)
+    storage.write_json(storage.join(output, layout.PLAN), plan)
     for index in range(done):
         write_shard(output, index)
     if done == 2:
-        dataset.finish(output)
+        manifest.finish(output)
     return output
 
 
@@ -423,7 +425,7 @@ class TestMistakes:
         assert capsys.readouterr().out == f"{target}\n"
 
     def test_loads_neither_beam_nor_torch(self, whole: str, tmp_path: Path) -> None:
-        run = f"from pipelines import report; report.main([{whole!r}, '--output', {str(tmp_path / 'x.html')!r}])"
+        run = f"from gesso.pipelines import report; report.main([{whole!r}, '--output', {str(tmp_path / 'x.html')!r}])"
         check = "import sys; sys.exit(any(name in sys.modules for name in ('apache_beam', 'torch', 'aiohttp')))"
         assert subprocess.run([sys.executable, "-c", f"{run}; {check}"], check=False).returncode == 0
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import cli, status
-from pipelines.status import Look, Snapshot
+from gesso import cli
+from gesso.pipelines import status
+from gesso.pipelines.status import Look, Snapshot
 from tests.datasets import write_dataset
 from tests.embeddings import clustered, write_embeddings
 

@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import cli, dataset, files, layout, shards
-from pipelines.errors import UserError
-from pipelines.schemas import plan_schema
-from pipelines.shards import Outcome
-from pipelines.verify import main, verify
+from gesso import cli, storage
+from gesso.dataset import layout, manifest, shards
+from gesso.dataset.schemas import plan_schema
+from gesso.dataset.shards import Outcome
+from gesso.errors import UserError
+from gesso.pipelines.verify import main, verify
 from tests.embeddings import clustered, write_embeddings
 
 SHARDS = 3
@@ -52,11 +53,11 @@ def write_shard(output: Path, index: int) -> None:
 def begin(output: Path) -> None:
     """A directory with a plan and no shard."""
     for index in range(SHARDS):
-        files.make_parent(f"{output}/plan/x")
+        storage.make_parent(f"{output}/plan/x")
         pq.write_table(pa.Table.from_batches([plan_of(index)]), output / f"plan/{index:05d}.parquet")
     planned, rows = Counter({"links": SHARDS * PAIRS}), Counter({"rows_read": SHARDS * PAIRS})
     record = {"settings": {"engine": "gesso", "image_size": 4}, "input": [{"path": "links.parquet", "bytes": 9}]}
-    files.write_json(f"{output}/plan.json", dataset.plan_record(record, planned, rows, SHARDS))
+    storage.write_json(f"{output}/plan.json", manifest.plan_record(record, planned, rows, SHARDS))
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def output(tmp_path: Path) -> Path:
     begin(tmp_path / "out")
     for index in range(SHARDS):
         write_shard(tmp_path / "out", index)
-    dataset.finish(str(tmp_path / "out"))
+    manifest.finish(str(tmp_path / "out"))
     return tmp_path / "out"
 
 
@@ -445,7 +446,7 @@ class TestForeign:
                 info.size, info.mtime = 700, 1.5  # type: ignore[assignment]
                 tar.addfile(info, io.BytesIO(bytes(700)))
         counts = {"count": 3, "successes": 2, "failed_to_download": 1, "failed_to_resize": 0}
-        files.write_json(f"{output}/{stem}_stats.json", counts | {"status_dict": {"success": 2, "HTTP Error 404": 1}})
+        storage.write_json(f"{output}/{stem}_stats.json", counts | {"status_dict": {"success": 2, "HTTP Error 404": 1}})
 
     def test_whole(self, theirs: Path) -> None:
         assert verify(str(theirs)) == []
@@ -484,7 +485,7 @@ def test_needs_no_beam_and_no_pictures() -> None:
     import subprocess
     import sys
 
-    script = "import sys, pipelines.verify; sys.exit(bool({'apache_beam', 'cv2', 'aiohttp'} & set(sys.modules)))"
+    script = "import sys, gesso.pipelines.verify; sys.exit(bool({'apache_beam', 'cv2', 'aiohttp'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", script], check=True)
 
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
-from pipelines import files
-from pipelines.errors import UserError
-from pipelines.processes import Group
-from training import checkpoint
-from training.checkpoint import Checkpoints, Tensors
+from gesso import storage
+from gesso.errors import UserError
+from gesso.processes import Group
+from gesso.training import checkpoint
+from gesso.training.checkpoint import Checkpoints, Tensors
 
 ALONE = Group(0, 1, torch.device("cpu"))
 FORMS = ("whole", "sharded")
@@ -64,7 +64,7 @@ def test_the_last_and_the_best_are_kept(tmp_path: Path, form: str) -> None:
     checkpoints.wait()
     assert list(checkpoint.found(str(tmp_path))) == [1, 4, 5]
     assert checkpoint.best(str(tmp_path)) == checkpoint.found(str(tmp_path))[1]
-    assert files.read_json(f"{tmp_path}/checkpoints/best.json") == {"step": 1, "val_nats_per_dim": 2.5}
+    assert storage.read_json(f"{tmp_path}/checkpoints/best.json") == {"step": 1, "val_nats_per_dim": 2.5}
 
 
 def test_only_a_checkpoint_that_stands_is_noted_as_the_best(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def full_disk(path: str) -> Iterator[IO[bytes]]:
 
 def test_a_full_disk_is_told_with_the_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints = saved(tmp_path, "whole", [1])
-    monkeypatch.setattr(files, "write_whole", full_disk)
+    monkeypatch.setattr(storage, "write_whole", full_disk)
     checkpoints.save(2, tensors(2.0), {})
     with pytest.raises(
         UserError, match=rf"No space left on device\): the last good checkpoint is {tmp_path}.*0000001\.pt"
@@ -129,7 +129,7 @@ def test_a_full_disk_is_told_with_the_last_good_checkpoint(tmp_path: Path, monke
 
 
 def test_it_is_told_at_the_first_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "write_whole", full_disk)
+    monkeypatch.setattr(storage, "write_whole", full_disk)
     checkpoints = Checkpoints(str(tmp_path), ALONE, "whole", 1)
     checkpoints.check()
     checkpoints.save(2, tensors(2.0), {})

@@ -14,16 +14,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipelines.errors import UserError
+from gesso.errors import UserError
+from gesso.training import encoding
+from gesso.training.data.randomness import random_of
+from gesso.training.data.samples import decode
+from gesso.training.data.split import Split, open_split
+from gesso.training.data.views import prior_view
+from gesso.training.dvae.settings import DvaeConfig
+from gesso.training.encode_settings import EncodeSettings, cores
 from tests.dvaes import Plain
 from tests.exports import picture, write_export
-from training import encoding
-from training.data.bodies import decode
-from training.data.randomness import random_of
-from training.data.split import Split, open_split
-from training.data.views import prior_view
-from training.dvae.settings import DvaeConfig
-from training.encode_settings import EncodeSettings, cores
 
 SETTINGS = EncodeSettings(views=3, seed=5, batch_size=4, threads=2, device="cpu")
 

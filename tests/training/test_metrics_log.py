@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.errors import UserError
-from training import metrics_log
+from gesso.errors import UserError
+from gesso.training import metrics_log
 
 FIRST, SECOND, THIRD = (b'{"step": %d, "loss": %d.5}\n' % (step, step) for step in (10, 20, 30))
 DAMAGED = [

@@ -18,14 +18,14 @@ import cv2
 import numpy as np
 import torch
 
-from pipelines.errors import Rejected, UserError
-from pipelines.images import Pixels
-from pipelines.processes import keep_memory
-from training.data.bodies import Picture, Pictures, decode
-from training.data.order import WINDOW, Order, Places, State
-from training.data.randomness import random_of
-from training.data.split import Split
-from training.data.views import centre_view, dvae_view
+from gesso.errors import Rejected, UserError
+from gesso.images import Pixels
+from gesso.processes import keep_memory
+from gesso.training.data.order import WINDOW, Order, Places, State
+from gesso.training.data.randomness import random_of
+from gesso.training.data.samples import Picture, Pictures, decode
+from gesso.training.data.split import Split
+from gesso.training.data.views import centre_view, dvae_view
 
 CHUNK = 16  # samples of a thread's task: to wake a thread costs as much as a small picture
 AHEAD = 2  # batches that are prepared ahead, at least

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from training.data.randomness import random_of
+from gesso.training.data.randomness import random_of
 
 WINDOW = 1 << 18  # samples that are shuffled together
 

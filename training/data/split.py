@@ -12,10 +12,10 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.errors import UserError
-from pipelines.files import join
-from pipelines.layout import MANIFEST, PLAN, rows_name, tar_name
-from training import storage
+from gesso import storage
+from gesso.dataset.layout import MANIFEST, PLAN, rows_name, tar_name
+from gesso.errors import UserError
+from gesso.storage import join
 
 Json = dict[str, Any]
 Damaged = Literal["refuse", "quarantine"]

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
-from pipelines import images
-from pipelines.errors import Rejected
-from pipelines.images import Pixels
+from gesso import images
+from gesso.errors import Rejected
+from gesso.images import Pixels
 
 
 def dvae_view(pixels: Pixels, size: int, random: Generator) -> Pixels:

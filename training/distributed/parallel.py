@@ -1,6 +1,6 @@
-"""How a dVAE is spread over processes: whole in each (DDP) or in shares (FSDP). The model knows nothing of it."""
+"""A model spread over processes: whole in each (DDP) or in shares (FSDP). Is handed its blocks and knows no model."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import cast
 
@@ -10,25 +10,26 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from pipelines.processes import Group
-from training.dvae.block import Block
-from training.dvae.model import DVAE
+from gesso.processes import Group
+
+Blocks = Mapping[nn.Module, Sequence[nn.Module]]
 
 
-def spread(model: DVAE, group: Group, parallel: str) -> nn.Module:
-    """The model as all processes together train it; with FSDP the parameters of `model` itself become shares."""
+def spread(model: nn.Module, blocks: Blocks, group: Group, parallel: str) -> nn.Module:
+    """The model as all processes together train it; with FSDP the parameters of `model` itself become shares.
+
+    `blocks`: for each part of the model that is called by itself, its residual blocks, which FSDP gathers one by one.
+    """
     if group.size == 1:
         return model
     if parallel == "ddp":
         return nn.parallel.DistributedDataParallel(model)
     model.to(memory_format=torch.contiguous_format)  # FSDP takes no other
     mesh = init_device_mesh(group.device.type, (group.size,))
-    # Encoder and decoder are roots of their own: an evaluation calls one without the other.
-    for half in (model.encoder, model.decoder):
-        for layer in half.modules():
-            if isinstance(layer, Block):
-                fully_shard(layer, mesh=mesh)
-        fully_shard(half, mesh=mesh)
+    for root, inside in blocks.items():
+        for block in inside:
+            fully_shard(block, mesh=mesh)
+        fully_shard(root, mesh=mesh)
     return model
 
 

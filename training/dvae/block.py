@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from training.dvae.layers import Conv2d
+from gesso.training.dvae.layers import Conv2d
 
 
 class Block(nn.Module):

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from training.dvae.layers import set_precision
-from training.dvae.model import DVAE
-from training.dvae.settings import DvaeConfig
+from gesso.training.dvae.layers import set_precision
+from gesso.training.dvae.model import DVAE
+from gesso.training.dvae.settings import DvaeConfig
 
 FLOAT = 4  # bytes
 STATES = ("parameters", "gradients", "first moments", "second moments", "average of weights")  # float32 each

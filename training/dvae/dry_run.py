@@ -1,9 +1,9 @@
 """`gesso train dvae --dry_run`: what a preset takes, in words. Nothing is read or written."""
 
-from training.dvae.counting import FLOAT, STATES, Takes, count
-from training.dvae.schedules import rates
-from training.dvae.settings import Run
-from training.dvae.trainer import DTYPES
+from gesso.training.dvae.counting import FLOAT, STATES, Takes, count
+from gesso.training.dvae.schedules import rates
+from gesso.training.dvae.settings import Run
+from gesso.training.dvae.trainer import DTYPES
 
 MIB = 1 << 20
 

@@ -7,9 +7,9 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from training.dvae.block import group
-from training.dvae.layers import Conv2d
-from training.dvae.settings import GROUPS, DvaeConfig
+from gesso.training.dvae.block import group
+from gesso.training.dvae.layers import Conv2d
+from gesso.training.dvae.settings import GROUPS, DvaeConfig
 
 KERNELS = (3, 3, 3, 1)
 

@@ -13,15 +13,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipelines.images import Pixels
-from pipelines.processes import Group
-from training.data.loader import in_order
-from training.data.split import Split
-from training.dvae import metrics, objective
-from training.dvae.model import DVAE, planes
-from training.dvae.noise import exponential
-from training.dvae.objective import SUBPIXELS
-from training.dvae.settings import FACTOR
+from gesso.images import Pixels
+from gesso.processes import Group
+from gesso.training.data.loader import in_order
+from gesso.training.data.split import Split
+from gesso.training.dvae import metrics, objective
+from gesso.training.dvae.model import DVAE, planes
+from gesso.training.dvae.noise import exponential
+from gesso.training.dvae.objective import SUBPIXELS
+from gesso.training.dvae.settings import FACTOR
 
 SHOWN = 16  # pictures of a grid, in rows of 8
 ACROSS = 8

@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from torch.utils.tensorboard import SummaryWriter
 
-from pipelines import files
-from pipelines.processes import Group
-from pipelines.progress import PLAIN_LINE, line
-from training import metrics_log
-from training.dvae.evaluation import Evaluation, pairs
-from training.layout import METRICS
+from gesso import storage
+from gesso.processes import Group
+from gesso.progress import PLAIN_LINE, line
+from gesso.training import metrics_log
+from gesso.training.dvae.evaluation import Evaluation, pairs
+from gesso.training.layout import METRICS
 
 # Dense peak of a GPU's matrix units in fp16 and bf16, floating-point operations a second (vendors' data sheets).
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "V100": 125e12, "L40S": 362e12, "L40": 181e12, "L4": 121e12}
@@ -38,7 +38,7 @@ class Figures:
 
     def __init__(self, output: str, group: Group, first: int, last: int, pictures: int, operations: float) -> None:
         """`pictures`: of an update; `operations`: of a picture on one GPU at its peak rate 1, 0 where it is unknown."""
-        self._path, self._group, self._last = files.join(output, METRICS), group, last
+        self._path, self._group, self._last = storage.join(output, METRICS), group, last
         self._pictures, self._operations = pictures, operations
         self._begun = self._since = monotonic()
         self._first = self._noted = first

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from training.dvae import objective
-from training.dvae.block import Block
-from training.dvae.decoder import Decoder
-from training.dvae.encoder import Encoder
-from training.dvae.objective import SUBPIXELS
-from training.dvae.settings import DvaeConfig
+from gesso.training.dvae import objective
+from gesso.training.dvae.block import Block
+from gesso.training.dvae.decoder import Decoder
+from gesso.training.dvae.encoder import Encoder
+from gesso.training.dvae.objective import SUBPIXELS
+from gesso.training.dvae.settings import DvaeConfig
 
 
 class Terms(NamedTuple):
@@ -65,9 +65,14 @@ class DVAE(nn.Module):
 
     def recompute(self) -> None:
         """Makes every block compute its activations again in the backward pass."""
-        for layer in self.modules():
-            if isinstance(layer, Block):
-                layer.recompute = True
+        for inside in self.blocks().values():
+            for block in inside:
+                block.recompute = True
+
+    def blocks(self) -> dict[nn.Module, list[Block]]:
+        """The residual blocks of each half; an evaluation calls one half without the other."""
+        halves = (self.encoder, self.decoder)
+        return {half: [layer for layer in half.modules() if isinstance(layer, Block)] for half in halves}
 
 
 def planes(pixels: Tensor) -> Tensor:

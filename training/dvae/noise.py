@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from training.data.randomness import seed_of
+from gesso.training.data.randomness import seed_of
 
 
 def exponential(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.dvae.settings import FACTOR
+from gesso.training.dvae.settings import FACTOR
 
 EPSILON = 0.1
 SUBPIXELS = 3 * FACTOR**2  # of a code: 192, by which beta is divided

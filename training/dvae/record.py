@@ -3,15 +3,15 @@
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from pipelines import files
-from pipelines.dataset import LEFT_BEHIND
-from pipelines.errors import UserError
-from pipelines.settings import differences
-from training.dvae.settings import Run
-from training.layout import RECORD
+from gesso import storage
+from gesso.dataset.manifest import LEFT_BEHIND
+from gesso.errors import UserError
+from gesso.flags import differences
+from gesso.training.dvae.settings import Run
+from gesso.training.layout import RECORD
 
 if TYPE_CHECKING:
-    from training.data.split import Split
+    from gesso.training.data.split import Split
 
 Json = dict[str, Any]
 
@@ -36,14 +36,14 @@ def write(run: Run, data: Json, parameters: dict[str, int]) -> None:
         "parameters": parameters,
         "versions": {name: version(name) for name in VERSIONED},
     }
-    files.write_json(files.join(run.output, RECORD), record)
+    storage.write_json(storage.join(run.output, RECORD), record)
 
 
 def sweep(output: str) -> None:
     """Removes what killed runs have left half-written."""
-    for item in files.find(files.join(output, "**")):
+    for item in storage.walk(output):
         if LEFT_BEHIND.search(item.path):
-            files.remove(item.path)
+            storage.remove(item.path)
 
 
 def check(run: Run) -> Json:
@@ -51,11 +51,11 @@ def check(run: Run) -> Json:
 
     Raises UserError with every difference of the settings, and where another kind of run is there, or a damaged record.
     """
-    path = files.join(run.output, RECORD)
-    if not files.exists(path):
+    path = storage.join(run.output, RECORD)
+    if not storage.exists(path):
         return {}
     try:
-        old: Json = files.read_json(path)
+        old: Json = storage.read_json(path)
         kind, settings = old["kind"], old["settings"] if old["kind"] == KIND else {}
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise UserError(f"{path} is damaged ({error!r}): bring it back, or give another --output") from error

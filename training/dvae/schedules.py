@@ -3,7 +3,7 @@
 from math import cos, pi
 from typing import NamedTuple
 
-from training.dvae.settings import LearnSettings
+from gesso.training.dvae.settings import LearnSettings
 
 
 class Rates(NamedTuple):

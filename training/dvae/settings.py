@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass
 from math import inf, isfinite
 from typing import Any
 
-from pipelines.errors import UserError
-from pipelines.settings import at_least, flag, one_of
+from gesso.errors import UserError
+from gesso.flags import at_least, flag, one_of
 
 FACTOR = 8  # pixels of a picture's side for a code: three halvings
 GROUPS = 4

@@ -12,23 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines import files
-from pipelines.errors import UserError
-from pipelines.processes import Group
-from training import checkpoint
-from training.checkpoint import Best, Checkpoints, Tensors
-from training.data.loader import Batch, Loader
-from training.data.order import State
-from training.data.split import Split
-from training.distributed.parallel import gathered_again, gathering, local, norm, spread
-from training.dvae import evaluation, metrics, record
-from training.dvae.layers import set_precision
-from training.dvae.model import DVAE
-from training.dvae.noise import exponential
-from training.dvae.schedules import rates
-from training.dvae.settings import Run
-from training.layout import CODES, GRID, USAGE, evaluation_name
-from training.precision.loss_scale import LossScale
+from gesso import storage
+from gesso.errors import UserError
+from gesso.processes import Group
+from gesso.training import checkpoint
+from gesso.training.checkpoint import Best, Checkpoints, Tensors
+from gesso.training.data.loader import Batch, Loader
+from gesso.training.data.order import State
+from gesso.training.data.split import Split
+from gesso.training.distributed.parallel import gathered_again, gathering, local, norm, spread
+from gesso.training.dvae import evaluation, metrics, record
+from gesso.training.dvae.layers import set_precision
+from gesso.training.dvae.model import DVAE
+from gesso.training.dvae.noise import exponential
+from gesso.training.dvae.schedules import rates
+from gesso.training.dvae.settings import Run
+from gesso.training.layout import CODES, GRID, USAGE, evaluation_name
+from gesso.training.precision.loss_scale import LossScale
 
 Json = dict[str, Any]
 
@@ -51,7 +51,7 @@ class Trainer:
             self.model.recompute()
         if run.loop.compile:
             self.model.compile()
-        self._parallel = spread(self.model, group, run.loop.parallel)
+        self._parallel = spread(self.model, self.model.blocks(), group, run.loop.parallel)
         self._parameters = dict(self.model.named_parameters())
         self._optimizer = begin_optimizer(list(self._parameters.values()), run.learn.weight_decay)
         self._average = {name: value.detach().clone() for name, value in self._parameters.items()}
@@ -128,7 +128,7 @@ class Trainer:
             )
             codes = evaluation.code_pictures(self.model, self._group.device)
         if self._group.rank == 0:
-            write_evaluation(files.join(run.output, evaluation_name(self.step)), found, codes)
+            write_evaluation(storage.join(run.output, evaluation_name(self.step)), found, codes)
         return found
 
     def save(self) -> None:
@@ -279,6 +279,6 @@ def write_evaluation(folder: str, found: evaluation.Evaluation, codes: Tensor) -
         CODES: evaluation.square(codes),
     }
     for name, pixels in pictures.items():
-        with files.write_whole(files.join(folder, name)) as stream:
+        with storage.write_whole(storage.join(folder, name)) as stream:
             stream.write(evaluation.png(pixels))
-    files.write_json(files.join(folder, USAGE), {"counts": found.counts.tolist()})
+    storage.write_json(storage.join(folder, USAGE), {"counts": found.counts.tolist()})

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines import files
-from pipelines.errors import UserError
-from training import checkpoint
-from training.dvae.model import DVAE
-from training.dvae.settings import DvaeConfig
+from gesso import storage
+from gesso.errors import UserError
+from gesso.training import checkpoint
+from gesso.training.dvae.model import DVAE
+from gesso.training.dvae.settings import DvaeConfig
 
 State = dict[str, Tensor]
 
@@ -65,11 +65,11 @@ def open_dvae(path: str, device: str | torch.device = "cpu") -> DVAE:
 
 def read(path: str) -> tuple[DvaeConfig, State]:
     """Settings and weights of a checkpoint or of the released files."""
-    if files.exists(files.join(path, "encoder.pkl")):
+    if storage.exists(storage.join(path, "encoder.pkl")):
         return read_released(path)
-    if os.path.isdir(path) and not files.exists(files.join(path, checkpoint.NUMBERS)):
+    if os.path.isdir(path) and not storage.exists(storage.join(path, checkpoint.NUMBERS)):
         raise UserError(f"{path} holds no dVAE: give the --output of a `gesso train dvae`, or one of its checkpoints")
-    if not files.exists(path):
+    if not storage.exists(path):
         raise UserError(f"{path} is not there: give the --output of a `gesso train dvae`, or one of its checkpoints")
     if path.endswith(".pt"):
         state = checkpoint.read_whole(path)
@@ -99,7 +99,7 @@ def read_released(folder: str) -> tuple[DvaeConfig, State]:
 
 def released_half(folder: str, half: str) -> Iterator[tuple[str, Tensor]]:
     with (
-        files.open_input(files.join(folder, f"{half}.pkl")) as stream,
+        storage.open_input(storage.join(folder, f"{half}.pkl")) as stream,
         torch.serialization.safe_globals([(Shell, name) for name in RELEASED]),
     ):
         return parameters(torch.load(stream, map_location="cpu", weights_only=True), "")

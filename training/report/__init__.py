@@ -1,8 +1,8 @@
 """`gesso report` on a training run: curves, grids, the codebook, as one page that needs nothing else. No torch."""
 
-from pipelines import files
-from training.report import page
-from training.report.run import is_run, read_run
+from gesso import storage
+from gesso.training.report import page
+from gesso.training.report.run import is_run, read_run
 
 __all__ = ["is_run", "report"]
 
@@ -14,8 +14,8 @@ def report(directory: str, output: str | None) -> str:
 
     Raises UserError where a file of the run is damaged.
     """
-    target = output or files.join(directory, "report.html")
+    target = output or storage.join(directory, "report.html")
     text = page.render(read_run(directory, GRIDS))
-    with files.write_whole(target) as stream:
+    with storage.write_whole(target) as stream:
         stream.write(text.encode("utf-8", "replace"))
     return target

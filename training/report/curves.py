@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from training.report.run import Point
-from training.report.words import short
+from gesso.training.report.run import Point
+from gesso.training.report.words import short
 
 MOST = 600  # points of a line: more cannot be told apart in a figure of that many pixels
 SIDE = 1000.0  # of the SVG's own coordinates

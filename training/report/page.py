@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from training.report import curves, panels, rules
-from training.report.pictures import exact_uri, png_size, uri
-from training.report.run import TILE, Codebook, Grid, Json, Point, Run
-from training.report.words import UNCHANGED, change, number, share, short
+from gesso.training.report import curves, panels, rules
+from gesso.training.report.pictures import exact_uri, png_size, uri
+from gesso.training.report.run import TILE, Codebook, Grid, Json, Point, Run
+from gesso.training.report.words import UNCHANGED, change, number, share, short
 
 RECENT = 10  # records whose median is the speed
 
@@ -41,7 +41,7 @@ class Shown(NamedTuple):
 def render(run: Run) -> str:
     """The whole page."""
     environment = Environment(
-        loader=PackageLoader("training.report", "."),
+        loader=PackageLoader("gesso.training.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -68,7 +68,7 @@ def render(run: Run) -> str:
 
 
 def resource(name: str) -> str:
-    return resources("training.report").joinpath(name).read_text("utf-8")
+    return resources("gesso.training.report").joinpath(name).read_text("utf-8")
 
 
 def value(of: Any) -> str:

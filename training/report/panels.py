@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from math import log
 
-from training.report.curves import Line, Panel, smooth
-from training.report.run import Codebook, Run
+from gesso.training.report.curves import Line, Panel, smooth
+from gesso.training.report.run import Codebook, Run
 
 PLACES = ("step", "epoch", "index")  # where a record stands, not how the training is
 # Metrics of the panels under the curves: the title, the unit, whether logarithmic.

@@ -2,7 +2,7 @@
 
 from base64 import b64encode
 
-from pipelines.errors import UserError
+from gesso.errors import UserError
 
 LARGE = 1 << 20  # bytes; a larger grid becomes a JPEG, so that a page of twelve grids stays below 20 MB
 QUALITY = 90
@@ -29,7 +29,7 @@ def jpeg(png: bytes, path: str) -> bytes:
     import cv2
     import numpy as np
 
-    from pipelines.images import encode
+    from gesso.images import encode
 
     pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR_RGB)
     if pixels is None:

@@ -6,8 +6,8 @@ from math import isfinite, nan
 from statistics import fmean, median_low
 from typing import NamedTuple
 
-from training.report.run import Point, Run
-from training.report.words import number, share, short
+from gesso.training.report.run import Point, Run
+from gesso.training.report.words import number, share, short
 
 FINITE = ("loss", "nll", "kl", "val_nats_per_dim", "val_mse")
 LEAST_USED = 0.1  # of the codes

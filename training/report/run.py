@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from math import ceil, isfinite, sqrt
 from typing import Any, NamedTuple
 
-from pipelines import files
-from pipelines.errors import UserError
-from training import metrics_log
-from training.layout import BEST, CHECKPOINTS, CODES, EVALUATIONS, GRID, METRICS, RECORD, USAGE
-from training.metrics_log import Record
-from training.report.pictures import png_size
+from gesso import storage
+from gesso.errors import UserError
+from gesso.training import metrics_log
+from gesso.training.layout import BEST, CHECKPOINTS, CODES, EVALUATIONS, GRID, METRICS, RECORD, USAGE
+from gesso.training.metrics_log import Record
+from gesso.training.report.pictures import png_size
 
 KINDS = ("dvae",)
 TILE = 8  # pixels of a code's picture in codes.png
@@ -80,14 +80,14 @@ class Run:
 
 def is_run(directory: str) -> bool:
     """Whether the directory is a training run. Raises UserError where its run.json is damaged."""
-    path = files.join(directory, RECORD)
-    return files.exists(path) and read_json(path).get("kind") in KINDS
+    path = storage.join(directory, RECORD)
+    return storage.exists(path) and read_json(path).get("kind") in KINDS
 
 
 def read_json(path: str) -> Json:
     """A file's object. Raises UserError."""
     try:
-        return dict(files.read_json(path))
+        return dict(storage.read_json(path))
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}): bring back an undamaged copy or remove it") from error
 
@@ -95,21 +95,21 @@ def read_json(path: str) -> Json:
 def read_run(directory: str, most: int) -> Run:
     """Reads a run, with at most `most` grids: the first, the last, others evenly between. Raises UserError."""
     steps = evaluations(directory)
-    best = files.join(directory, CHECKPOINTS, BEST)
+    best = storage.join(directory, CHECKPOINTS, BEST)
     return Run(
-        name=files.absolute(directory).split("/")[-1],
-        about=read_json(files.join(directory, RECORD)),
-        records=metrics_log.read(files.join(directory, METRICS)),
+        name=storage.absolute(directory).split("/")[-1],
+        about=read_json(storage.join(directory, RECORD)),
+        records=metrics_log.read(storage.join(directory, METRICS)),
         grids=[Grid(step, read(path)) for step, path in spread(with_file(steps, GRID), most)],
         codebook=last_codebook(steps),
-        best=read_json(best) if files.exists(best) else None,
+        best=read_json(best) if storage.exists(best) else None,
     )
 
 
 def evaluations(directory: str) -> dict[int, set[str]]:
     """The evaluations' steps in order, each with the paths of its files."""
     found: dict[int, set[str]] = {}
-    for file in files.find(files.join(directory, EVALUATIONS, "*", "*")):
+    for file in storage.walk(storage.join(directory, EVALUATIONS)):
         folder = file.path.split("/")[-2]
         if re.fullmatch(r"[0-9]+", folder):
             found.setdefault(int(folder), set()).add(file.path)
@@ -151,5 +151,5 @@ def counts_of(path: str) -> list[int]:
 
 
 def read(path: str) -> bytes:
-    with files.open_input(path) as stream:
+    with storage.open_input(path) as stream:
         return stream.read()

@@ -18,11 +18,10 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers.trainers import BpeTrainer
 
-from pipelines import files
-from pipelines.errors import UserError
-from training import storage
-from training.tokenizer.dropout import Merges, draws
-from training.tokenizer.settings import DROPOUT, FILE, POSITIONS, TOKEN_BYTES
+from gesso import storage
+from gesso.errors import UserError
+from gesso.training.tokenizer.dropout import Merges, draws
+from gesso.training.tokenizer.settings import DROPOUT, FILE, POSITIONS, TOKEN_BYTES
 
 Json = dict[str, Any]
 Ids = npt.NDArray[np.uint16]
@@ -60,7 +59,7 @@ class Tokenizer:
 
         Raises UserError where there is none, where it is damaged, and where `gesso train tokenizer` did not write it.
         """
-        name = path if path.endswith(".json") else files.join(path, FILE)
+        name = path if path.endswith(".json") else storage.join(path, FILE)
         if not storage.exists(name):
             raise UserError(f"{name} is missing: give the --output of a `gesso train tokenizer`")
         try:

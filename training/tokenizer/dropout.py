@@ -5,7 +5,7 @@ made; where all are left out, the word stays as it is. At probability 0 that is 
 
 Hugging Face's own cannot be seeded, and drops less: its queue keeps merges that are no longer possible, and each of
 them that it comes upon gives those that were left out another chance. On captions of eleven languages a probability of
-0.1 adds 2.2 tokens to 13.8 there, and 3.5 by the paper's algorithm (tests/training/test_dropout.py).
+0.1 adds 2.2 tokens to 13.8 there, and 3.5 by the paper's algorithm (tests/training/tokenizer/test_dropout.py).
 """
 
 from collections.abc import Iterable, Iterator, Mapping

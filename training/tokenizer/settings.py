@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from pipelines.errors import UserError
-from pipelines.settings import at_least, flag
+from gesso.errors import UserError
+from gesso.flags import at_least, flag
 
 FILE = "tokenizer.json"
 POSITIONS = 256  # of a caption, start-of-text in the first (paper section 3)

@@ -1,0 +1,251 @@
+"""An export's words for people: the dataset card with the front matter that hubs read, and the references to leave out.
+
+The front matter keeps to Hugging Face's card metadata (hub-docs, datasetcard.md). No Beam; reads no files.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from gesso.dataset.layout import DROPPED, LEFT_OUT, MANIFEST, SPLITS
+from gesso.dataset.records import ROWS_READ, SUCCESS
+
+Json = dict[str, Any]
+
+# Of an overlap, all but its references.
+DECIDED = (
+    *("path", "reference", "model", "threshold", "judged", "who", "when"),
+    *("references", "pairs", "duplicates", "uids"),
+)
+POWERS = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")  # the bounds of a hub's size categories
+KNOWN_LICENCES = frozenset(
+    {"cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-2.0", "cc-by-sa-3.0", "pddl"}
+)
+SHOWN_LICENCES = 20
+DROPS = {
+    "overlap": "duplicates of reference pictures, by a person's decision",
+    "repeat_exact": "the same picture as another sample's, which stays",
+    "repeat_near": "a near-duplicate of another sample, which stays",
+    "listed": "named by a list that was given",
+}
+
+LOADING = """\
+Hugging Face datasets, from this folder or from a hub:
+
+```python
+from datasets import load_dataset
+
+train = load_dataset("PATH", split="train", streaming=True)  # jpg, txt, json
+```
+
+webdataset:
+
+```python
+import webdataset as wds
+
+samples = wds.WebDataset("train/{00000..LAST}.tar", shardshuffle=True).decode("pil").to_tuple("jpg", "txt")
+```
+
+One sample at random, without reading the tar before it (`offset` and `bytes` are the whole sample's range, `image_…`,
+`caption_…` and `json_…` those of the bodies):
+
+```python
+import pandas as pd
+
+row = pd.read_parquet("train/00000.parquet").iloc[123]
+with open("train/00000.tar", "rb") as tar:
+    tar.seek(row.image_offset)
+    jpeg = tar.read(row.image_bytes)
+```
+"""
+LIMITS = """\
+- Captions are alternative texts and the like from the web: they may be wrong, and name people, brands and places.
+- No filter for violence, nudity, personal data or bias has been applied by these tools.
+- A licence stands in the rows only where the source's table told one; a link's picture may have another.
+- Duplicates that the model's embeddings do not bring near each other are not found; the decision covers only the
+  nearest pairs that were searched.
+- Links die: `url` says where a picture came from, not that it is still there.
+"""
+
+
+def render(plan: Json, bytes_of: Mapping[str, int]) -> str:
+    """README.md of a planned export; `bytes_of` has the bytes of each split's files."""
+    sections = {
+        "Splits": splits(plan, bytes_of),
+        "Sources": sources(plan),
+        "Funnel": funnel(plan),
+        "Rules": rules(plan),
+        "Overlap with reference pictures": overlaps(plan["overlaps"]),
+        "Licences": licences(plan),
+        "Loading": LOADING.replace("LAST", f"{max(1, shards_of(plan, SPLITS[0])) - 1:05d}"),
+        "Known limits": LIMITS,
+    }
+    body = "\n".join(f"## {title}\n\n{text.strip()}\n" for title, text in sections.items())
+    return f"{front_matter(plan)}\n# Image-text pairs\n\n{opening(plan)}\n\n{body}"
+
+
+def opening(plan: Json) -> str:
+    total, done = sum(plan["samples"].values()), "deduplicated, shuffled" if plan["listed"] else "shuffled"
+    return (
+        f"{total:,} pictures with captions, from links on the web: collected, filtered and {done}\n"
+        f"by gesso. `{MANIFEST}` has the size and checksum of every file; the order within a split is that of a\n"
+        "global shuffle, so that shards may be read one behind the other."
+    )
+
+
+def front_matter(plan: Json) -> str:
+    """The YAML block that hubs read; texts are quoted as JSON quotes them, which YAML reads alike."""
+    fields: Json = {
+        "pretty_name": "Image-text pairs, collected by gesso",
+        **licence_fields(plan),
+        **({"language": ["en"]} if plan["source_settings"].get("english") else {}),
+        "task_categories": ["text-to-image"],
+        "size_categories": [size_category(sum(plan["samples"].values()))],
+        "source_datasets": ["original"],
+        "tags": ["webdataset", "image-text"],
+    }
+    lines = [line for name, value in fields.items() for line in yaml_lines(name, value)]
+    lines += ["configs:", "- config_name: default", "  data_files:"]
+    for split in SPLITS:
+        if plan["samples"][split]:
+            lines += [f"  - split: {split}", f"    path: {json.dumps(f'{split}/*.tar')}"]
+    return "\n".join(["---", *lines, "---", ""])
+
+
+def yaml_lines(name: str, value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [f"{name}:", *(f"- {json.dumps(item, ensure_ascii=False)}" for item in value)]
+    return [f"{name}: {json.dumps(value, ensure_ascii=False)}"]
+
+
+def licence_fields(plan: Json) -> Json:
+    """The one licence of all samples where a hub knows it; else that the rows tell, or that nobody knows."""
+    counted = plan["licences"] or {}
+    sole = next(iter(counted)).lower() if len(counted) == 1 else ""
+    if sole in KNOWN_LICENCES:
+        return {"license": sole}
+    if plan["licence_column"]:
+        return {"license": "other", "license_name": "per-sample"}
+    return {"license": "unknown"}
+
+
+def size_category(samples: int) -> str:
+    """The hub's name for so many samples: n<1K, 1K<n<10K, …, n>1T."""
+    power = next((at for at in range(len(POWERS)) if samples < 10 ** (3 + at)), None)
+    if power is None:
+        return f"n>{POWERS[-1]}"
+    return f"{POWERS[power - 1]}<n<{POWERS[power]}" if power else f"n<{POWERS[0]}"
+
+
+def shards_of(plan: Json, split: str) -> int:
+    return sum(entry["split"] == split for entry in plan["shards"])
+
+
+def splits(plan: Json, bytes_of: Mapping[str, int]) -> str:
+    rows = [
+        (split, f"{samples:,}", f"{shards_of(plan, split):,}", f"{bytes_of[split]:,}")
+        for split, samples in plan["samples"].items()
+    ]
+    settings = plan["settings"]
+    return (
+        table(("split", "samples", "shards", "bytes"), rows)
+        + f"\nThe validation samples are the {settings['validation_size']:,} with the smallest hashes of their uids, "
+        f"whatever the sharding\nand the seed (which is {settings['seed']}, and decides the order)."
+    )
+
+
+def sources(plan: Json) -> str:
+    rows = [(f"`{item['path']}`", item.get("kind", "table of links"), digest(item)) for item in plan["input"]]
+    rows += [(f"`{item['path']}`", "table of links", f"{item['bytes']:,} bytes") for item in plan["source_input"]]
+    return table(("what", "kind", "told from others by"), rows)
+
+
+def digest(item: Json) -> str:
+    """The checksums by which an input is known."""
+    told = [f"{name} {value[:16]}…" for name, value in item.items() if name.endswith("sha256") and value]
+    return ", ".join(told) or f"{item.get('bytes', 0):,} bytes"
+
+
+def funnel(plan: Json) -> str:
+    """From the rows of the tables of links to the samples of the splits."""
+    collected: Json = plan["source_funnel"] or {}
+    rows = [(name_of(name), f"{count:,}", step_meaning(name)) for name, count in collected.items()]
+    rows += [(name_of(name), f"{count:,}", export_meaning(name)) for name, count in plan["funnel"].items()]
+    text = table(("step", "number", "meaning"), rows)
+    lost = {reason: count for reason, count in plan["not_found"].items() if count}
+    if lost:
+        told = ", ".join(f"{count:,} of `{reason}`" for reason, count in lost.items())
+        text += f"\nThe drop lists name samples that the shards do not hold: {told}."
+    return text + (f"\n`{DROPPED}` names every dropped sample with its reason." if plan["dropped"] else "")
+
+
+def name_of(name: str) -> str:
+    return f"`{name}`"
+
+
+def step_meaning(name: str) -> str:
+    from gesso.dataset.reasons import meaning
+
+    return {ROWS_READ: "rows of the tables of links", SUCCESS: "collected"}.get(name, meaning(name))
+
+
+def export_meaning(name: str) -> str:
+    known = {"samples_read": "samples of the collected shards", **DROPS}
+    return known.get(name, "exported")
+
+
+def rules(plan: Json) -> str:
+    """The settings of the collection and of this export."""
+    settings = {**plan["source_settings"], **plan["settings"]}
+    rows = [(f"`{name}`", f"`{json.dumps(value, ensure_ascii=False)}`") for name, value in settings.items()]
+    return table(("setting", "value"), rows)
+
+
+def overlaps(told: list[Json]) -> str:
+    return "\n\n".join(map(overlap, told)) or "No overlap with reference pictures was searched for this export."
+
+
+def overlap(told: Json) -> str:
+    """One decision: who, when, on what, and what followed."""
+    model = ", ".join(f"{name} {value}" for name, value in told["model"].items() if value is not None)
+    rows = [
+        ("reference pictures", f"{told['references']:,}, `{told['reference']['source']['path']}`"),
+        ("model", model),
+        ("pairs searched", f"{told['pairs']:,}"),
+        ("threshold (cosine)", f"{told['threshold']:g}"),
+        ("pairs judged one by one", f"{told['judged']:,}"),
+        ("decided by", f"{told['who']}, {told['when']}"),
+        ("duplicate pairs", f"{told['duplicates']:,}"),
+        ("training samples dropped", f"{told['uids']:,}"),
+        ("references to leave out of evaluation", f"{len(told['leave_out']):,}, listed in `{LEFT_OUT}`"),
+    ]
+    return table(("", ""), rows)
+
+
+def licences(plan: Json) -> str:
+    column = plan["licence_column"]
+    if column is None:
+        return "The rows have no licence column: the rights of each picture are those of its link."
+    counted: dict[str, int] | None = plan["licences"]
+    if counted is None:
+        return f"The column `{column}` has too many different values to be listed here."
+    rows = sorted(counted.items(), key=lambda item: (-item[1], item[0]))
+    shown = [(value or "(none)", f"{count:,}") for value, count in rows[:SHOWN_LICENCES]]
+    if rows[SHOWN_LICENCES:]:
+        shown.append(("others", f"{sum(count for _, count in rows[SHOWN_LICENCES:]):,}"))
+    return table((f"`{column}`", "samples"), shown)
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table in Markdown."""
+    lines = [list(head), *map(list, rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def left_out(told: list[Json]) -> str:
+    """coco_overlap.json: the references that evaluation must leave out, and by which decisions."""
+    keys = sorted({key for each in told for key in each["leave_out"]})
+    decisions = [{**{name: each[name] for name in DECIDED}, "left_out": len(each["leave_out"])} for each in told]
+    value = {"format": 1, "kind": "left_out", "leave_out": keys, "overlaps": decisions}
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"

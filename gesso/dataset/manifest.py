@@ -1,0 +1,172 @@
+"""A directory of shards: plan.json, committed markers, manifest.json. Also img2dataset's own. No Beam.
+
+plan.json        written once the plan is whole: settings, shards, funnel so far
+0…n_stats.json   a shard's commit marker (shards.py)
+manifest.json    written last: every shard with its files' sizes and checksums, settings, versions, the funnel
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from typing import Any
+
+from gesso import storage
+from gesso.dataset.layout import MANIFEST, PLAN
+from gesso.dataset.records import PLANNED, REPEATS, ROWS_READ, SUCCESS
+from gesso.errors import UserError
+from gesso.flags import differences
+
+MARKER = re.compile(r"(\d{5,})_stats\.json")
+NOTE = re.compile(r"(\d{5,})\.json")
+LEFT_BEHIND = re.compile(r"\.tmp-[0-9a-f]{12}$")
+FOLDERS = ("rejected", "img_emb", "metadata", ".parts")  # that hold shards' files
+READERS = 16  # small files read at a time
+# The versions that the bytes of a dataset depend on.
+VERSIONED = ("gesso", "apache-beam", "fasttext-predict", "opencv-python-headless", "pillow", "pyarrow", "simplejpeg")
+VERSIONED_BY_ENGINE = {"gesso": (), "img2dataset": ("img2dataset", "albumentations")}
+
+Json = dict[str, Any]
+
+
+def versions(engine: str) -> dict[str, str]:
+    return {name: version(name) for name in (*VERSIONED, *VERSIONED_BY_ENGINE[engine])}
+
+
+def read_plan(output: str) -> Json | None:
+    path = storage.join(output, PLAN)
+    return storage.read_json(path) if storage.exists(path) else None
+
+
+def is_collection(output: str, present: dict[str, int]) -> bool:
+    """Whether a directory holds collected shards, ours or img2dataset's; embeddings, matches and repeats are none."""
+    for name in (MANIFEST, PLAN):
+        if name in present:
+            try:
+                told = storage.read_json(storage.join(output, name))
+            except ValueError:
+                return True
+            return not isinstance(told, dict) or ("kind" not in told if name == MANIFEST else "links" in told)
+    return True
+
+
+def plan_record(record: Json, planned: Counter[str], rows: Counter[str], shards: int) -> Json:
+    """plan.json: `record` (settings, input), the shards, the links to fetch, and the rows that have no link's row."""
+    repeats = {reason: planned[reason] for reason in REPEATS}
+    lost = {reason: number for reason, number in rows.items() if reason not in (ROWS_READ, PLANNED)}
+    return {
+        **record,
+        "shards": shards,
+        "links": planned[PLANNED],
+        "rows_read": rows[ROWS_READ],
+        "counted_only": dict(sorted({**repeats, **lost}.items())),
+    }
+
+
+def plan_of_foreign(markers: dict[int, Json]) -> Json:
+    """The part of a plan that img2dataset's own shards imply: all that there is was to be fetched."""
+    return {"links": sum(marker["count"] for marker in markers.values()), "shards": len(markers)}
+
+
+def sizes(output: str) -> dict[str, int]:
+    """Bytes of every file by its name below `output`, but for the plan's."""
+    below = (
+        (f"{folder}/{name}", size)
+        for folder in FOLDERS
+        for name, size in storage.sizes(storage.join(output, folder)).items()
+    )
+    return {**storage.sizes(output), **dict(below)}
+
+
+def committed(output: str, known: frozenset[int] = frozenset()) -> dict[int, Json]:
+    """The markers of the shards that are done: the marker is there and every file has the size that it names.
+
+    The shards in `known` are passed over.
+    """
+    present = sizes(output)
+    matches = [match for match in map(MARKER.fullmatch, present) if match and int(match[1]) not in known]
+    with ThreadPoolExecutor(READERS) as pool:
+        markers = list(pool.map(lambda match: storage.read_json(storage.join(output, match[0])), matches))
+    indexed = {int(match[1]): marker for match, marker in zip(matches, markers, strict=True)}
+    return {index: marker for index, marker in sorted(indexed.items()) if is_whole(marker, present)}
+
+
+def notes(output: str, committed: frozenset[int]) -> list[Counter[str]]:
+    """What the shards under way have counted so far (engine.py writes it, on local disks alone)."""
+    found = map(NOTE.fullmatch, storage.sizes(storage.join(output, ".progress")))
+    paths = [storage.join(output, ".progress", note[0]) for note in found if note and int(note[1]) not in committed]
+    return [note for note in map(read_note, paths) if note]
+
+
+def read_note(path: str) -> Counter[str] | None:
+    """A shard's note; None where the marker has just taken its place."""
+    try:
+        return Counter(storage.read_json(path))
+    except FileNotFoundError:
+        return None
+
+
+def clear_unfinished_plan(output: str) -> None:
+    """Makes room for a plan; raises UserError where the directory holds something else than an unfinished one."""
+    for name in sizes(output):
+        if LEFT_BEHIND.search(name):
+            storage.remove(storage.join(output, name))
+        elif not name.startswith("."):
+            raise UserError(f"{output} already holds {name}, which is no plan of gesso's: give another --output")
+    for item in storage.files(storage.join(output, "plan")):
+        storage.remove(item.path)
+
+
+def finish(output: str) -> None:
+    """Writes the manifest once every shard of the plan is committed, and sweeps what killed runs have left."""
+    plan = read_plan(output)
+    assert plan is not None, output
+    markers = committed(output)
+    lost = [index for index in range(plan["shards"]) if index not in markers]
+    if lost:
+        raise RuntimeError(f"{output}: shards {lost[:10]} are not committed")
+    for name in sizes(output):
+        if LEFT_BEHIND.search(name):
+            storage.remove(storage.join(output, name))
+    storage.write_json(storage.join(output, MANIFEST), build_manifest(plan, markers))
+
+
+def is_whole(marker: Json, present: dict[str, int]) -> bool:
+    return all(present.get(name) == entry["bytes"] for name, entry in marker.get("files", {}).items())
+
+
+def funnel(plan: Json, markers: Iterable[Json]) -> Json:
+    """How many rows were read and where each one ended: `rows_read` is the sum of all the others."""
+    ended = Counter[str]()
+    for marker in markers:
+        ended.update(marker["status_dict"])
+    counted = {reason: count for reason, count in plan["counted_only"].items() if count}
+    return {"rows_read": plan["rows_read"], SUCCESS: ended.pop(SUCCESS, 0), **counted, **dict(sorted(ended.items()))}
+
+
+def build_manifest(plan: Json, markers: dict[int, Json]) -> Json:
+    """The dataset in one file; the same for the same shards, whenever they were written."""
+    return {
+        "format": 1,
+        "shards": [
+            {"index": index, "count": marker["count"], "successes": marker["successes"], "files": marker["files"]}
+            for index, marker in sorted(markers.items())
+        ],
+        "samples": sum(marker["successes"] for marker in markers.values()),
+        "funnel": funnel(plan, markers.values()),
+        "settings": plan["settings"],
+        "input": plan["input"],
+        "versions": versions(plan["settings"]["engine"]),
+    }
+
+
+def check_settings(plan: Json, record: Json, output: str) -> None:
+    """Raises UserError with every difference where an output was begun with other settings or other input."""
+    old, new = ({**side["settings"], "input": side["input"]} for side in (plan, record))
+    changed = differences(old, new)
+    if changed:
+        raise UserError(
+            f"{output} was begun with other settings: {'; '.join(changed)}; "
+            "give the old ones to go on, or another --output to begin anew"
+        )

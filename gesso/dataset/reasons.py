@@ -1,0 +1,87 @@
+"""What each reason means in plain words, and the stage it belongs to. Imports nothing of ours but records."""
+
+from http import HTTPStatus
+from typing import NamedTuple
+
+from gesso.dataset.records import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, REJECTED, REPEATS, status_of
+
+
+class Stage(NamedTuple):
+    """A step on which rows are lost."""
+
+    name: str
+    title: str
+    survivors: str  # what the rows that pass it are
+
+
+ROWS, REPEATED, PENDING, RULES, DOWNLOAD, PICTURE = "rows", "repeats", "pending", "rules", "download", "picture"
+STAGES = (
+    Stage(ROWS, "rows without a usable link", "Rows with a link"),
+    Stage(REPEATED, "repeats of a link", "Distinct links"),
+    Stage(PENDING, "in shards that are not done", "In finished shards"),
+    Stage(RULES, "refused by the caption and link rules", "Links fetched"),
+    Stage(DOWNLOAD, "not downloaded", "Downloaded"),
+    Stage(PICTURE, "pictures refused", "Kept"),
+)
+UNNAMED_ROWS = ("malformed_row", "url_missing", "not_a_photo")
+
+MEANING = {
+    "malformed_row": "The table's row could not be read.",
+    "url_missing": "The row has no link.",
+    "not_a_photo": "The table itself says that this is a video.",
+    "repeat_pair": "The same link with the same caption stood in an earlier row.",
+    "repeat_link": "The link came again with another caption; one caption is kept.",
+    "url_invalid": "The link is no http or https address.",
+    "caption_empty": "Nothing is left of the caption after cleaning.",
+    "caption_undecodable": "The caption's bytes are no readable text.",
+    "caption_too_short": "The caption has too few words to describe a picture.",
+    "caption_too_long": "The caption has more characters than the limit.",
+    "caption_boilerplate": "The caption is only a file name, a date or a stock phrase.",
+    "caption_repetitive": "The caption repeats the same few words.",
+    "caption_not_english": "The caption is in another language than English.",
+    "timeout": "No whole answer arrived before the deadline.",
+    "dns": "The host's name has no address: the site is gone, or its name is wrong.",
+    "connection": "The server could not be reached, or broke the connection off.",
+    "tls": "No secure connection could be made, often for an expired certificate.",
+    "redirects": "The link redirects too often, in a circle, or to no web address.",
+    "url_unusable": "The link leads nowhere that can be asked: a malformed host or port.",
+    "body_too_large": "The file is larger than the limit.",
+    "body_incomplete": "The transfer stopped before the file was whole.",
+    "disallowed": "The server forbids this use by an X-Robots-Tag header.",
+    "not_an_image": "What arrived is no JPEG, PNG, WebP or GIF, often a web page in its place.",
+    "undecodable": "The picture's data is damaged.",
+    "too_many_pixels": "Width times height is over the limit.",
+    "too_small": "The short side is under the limit.",
+    "aspect_ratio": "The picture is too wide or too tall for its other side.",
+    FAILED_TO_DOWNLOAD: "The download failed for a cause that the table does not name.",
+    FAILED_TO_RESIZE: "The picture could not be used, for a cause that the table does not name.",
+}
+HTTP_MEANING = {
+    401: "The server asks for a password.",
+    403: "The server refuses access.",
+    404: "The server no longer has the file.",
+    410: "The server says that the file is gone for good.",
+    429: "The server received too many requests.",
+}
+
+
+def stage_of(reason: str) -> str:
+    """The stage on which a row with `reason` was lost."""
+    if reason in UNNAMED_ROWS:
+        return ROWS
+    if reason in REPEATS:
+        return REPEATED
+    status = FAILED_TO_RESIZE if reason == FAILED_TO_RESIZE else status_of(reason)
+    return {REJECTED: RULES, FAILED_TO_DOWNLOAD: DOWNLOAD, FAILED_TO_RESIZE: PICTURE}[status]
+
+
+def meaning(reason: str) -> str:
+    """One sentence in plain words."""
+    if not reason.startswith("http_"):
+        return MEANING.get(reason, "")
+    code = int(reason.removeprefix("http_"))
+    if code in HTTP_MEANING:
+        return HTTP_MEANING[code]
+    phrase = f" ({HTTPStatus(code).phrase})" if code in HTTPStatus._value2member_map_ else ""
+    trouble = "The server reports trouble of its own" if code >= 500 else "The server refuses with a code of its own"
+    return f"{trouble}{phrase}."

@@ -1,0 +1,1 @@
+"""`gesso collect`: tables of links → filtered, reproducible webdataset shards. No torch, no faiss."""

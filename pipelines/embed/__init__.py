@@ -1,0 +1,1 @@
+"""`gesso embed`: shards or pictures → contrastive embeddings."""

@@ -1,0 +1,175 @@
+"""`gesso embed`: shards, or a folder of pictures → contrastive embeddings in clip-retrieval's layout. A Beam job."""
+
+from argparse import SUPPRESS, ArgumentParser, Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from gesso import progress, storage
+from gesso.dataset import layout, manifest
+from gesso.dataset.progress import ShardsLook
+from gesso.dedup.settings import ModelSettings
+from gesso.errors import UserError
+from gesso.flags import Formatter, add_flags, read_flags
+from gesso.pipelines import jobs
+from gesso.pipelines.embed import pictures
+from gesso.pipelines.embed.settings import EmbedSettings
+
+if TYPE_CHECKING:
+    import apache_beam as beam
+
+    from gesso.pipelines.embed.pictures import Source
+
+Json = dict[str, Any]
+
+# The versions that embeddings depend on.
+VERSIONED = (
+    "apache-beam",
+    "gesso",
+    "numpy",
+    "open_clip_torch",
+    "opencv-python-headless",
+    "pillow",
+    "pyarrow",
+    "simplejpeg",
+    "timm",
+    "torch",
+)
+DESCRIPTION = """\
+Shards, or a folder of pictures → contrastive embeddings, row-aligned with their metadata.
+
+Flags that are not listed here go to Beam: --runner, --direct_num_workers, --direct_running_mode, …
+The same command again does what is missing; finished embeddings are left as they are.
+"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that one embedding is made of."""
+
+    output: str
+    source: "Source"
+    model: ModelSettings
+    identity: Json
+    settings: EmbedSettings
+
+    def record(self) -> Json:
+        """plan.json: what decides the bytes of the output. Device and threads may change."""
+        identity = {"model" if name == "name" else name: value for name, value in self.identity.items()}
+        settings = {**identity, "precision": self.model.precision, "batch_size": self.settings.batch_size}
+        return {"settings": {"source": self.source.kind, **settings}, "input": self.source.input}
+
+    def manifest_head(self) -> Json:
+        """What manifest.json says of all blocks together."""
+        source = {"kind": self.source.kind, "path": self.source.path}
+        return {"format": 1, "kind": "embeddings", "model": self.identity, "source": source, **self.record()}
+
+
+def build_parser() -> ArgumentParser:
+    parser = ArgumentParser("gesso embed", description=DESCRIPTION, allow_abbrev=False, formatter_class=Formatter)
+    what = parser.add_argument_group("input and output")
+    what.add_argument("--shards", metavar="DIR", help="a finished collection, or img2dataset's folder")
+    what.add_argument("--images", metavar="DIR", help="a folder of pictures, such as COCO's val2014, in its place")
+    what.add_argument("--annotations", metavar="FILE", help="COCO's captions of --images: captions_val2014.json")
+    what.add_argument("--output", required=True, metavar="DIR", default=SUPPRESS, help="where the embeddings go")
+    add_flags(parser, "model", ModelSettings)
+    add_flags(parser, "a process", EmbedSettings)
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """`gesso embed`: parses, checks, opens the model, runs, and prints the funnel."""
+    given, beam_flags = build_parser().parse_known_args(argv)
+    jobs.check_beam_flags("embed", beam_flags)
+    model, settings = read_flags(given, ModelSettings), read_flags(given, EmbedSettings)
+    source = open_source(given)
+    from gesso.dedup.models import open_model
+
+    opened = open_model(model)  # kept open for the workers of this process
+    job = Job(given.output.rstrip("/"), source, model, opened.identity, settings)
+    run(job, beam_flags)
+    jobs.print_funnel(storage.read_json(storage.join(job.output, layout.MANIFEST))["funnel"])
+    print(f"embeddings in {job.output}; next: gesso match")
+    return 0
+
+
+def open_source(given: Namespace) -> "Source":
+    """What is to be embedded. Raises UserError unless it is exactly one thing."""
+    if (given.shards is None) == (given.images is None):
+        raise UserError("give either --shards or --images")
+    if given.images is not None:
+        return pictures.open_folder(given.images, given.annotations)
+    if given.annotations:
+        raise UserError("--annotations belongs to --images: shards hold their captions")
+    return pictures.open_shards(given.shards)
+
+
+def run(job: Job, beam_flags: list[str]) -> None:
+    """Does what is missing."""
+    begin(job)
+    done = manifest.committed(job.output)
+    missing = [block for block in job.source.blocks if block.index not in done]
+    if not missing and storage.exists(storage.join(job.output, layout.MANIFEST)):
+        print(f"{job.output} is finished: nothing to do")
+        return
+    look = ShardsLook(job.output, job.source.count, "images")
+    jobs.run(lambda pipeline: build(pipeline, job, missing), beam_flags, progress.watch(job.output, look))
+
+
+def begin(job: Job) -> None:
+    """Writes the plan, or checks that the one which stands is this job's."""
+    plan = manifest.read_plan(job.output)
+    if plan:
+        manifest.check_settings(plan, job.record(), job.output)
+        return
+    manifest.clear_unfinished_plan(job.output)
+    storage.write_json(storage.join(job.output, layout.PLAN), {**job.record(), "shards": len(job.source.blocks)})
+
+
+def build(pipeline: "beam.Pipeline", job: Job, missing: "list[pictures.Block]") -> None:
+    """The whole pipeline; the blocks' descriptions cross a shuffle, their pictures do not."""
+    import apache_beam as beam
+
+    from gesso.pipelines import combiners
+    from gesso.pipelines.embed.transforms import EmbedBlocks
+
+    indexes = [block.index for block in job.source.blocks]
+    finish_output = partial(finish, job.output, job.manifest_head(), job.source.counted_only, indexes)
+    (
+        pipeline
+        | "MissingBlocks" >> beam.Create(missing)
+        | beam.Reshuffle()
+        | beam.ParDo(EmbedBlocks(job.output, job.model, job.settings, job.identity))
+        | "TotalEmbedded" >> beam.CombineGlobally(combiners.total)
+        | "WriteManifest" >> beam.Map(lambda _: finish_output())
+    )
+
+
+def finish(output: str, head: Json, counted_only: dict[str, int], indexes: list[int]) -> None:
+    """Writes the manifest once every block is committed, and sweeps what killed runs have left."""
+    markers = manifest.committed(output)
+    lost = [index for index in indexes if index not in markers]
+    if lost:
+        raise RuntimeError(f"{output}: blocks {lost[:10]} are not committed")
+    for name in manifest.sizes(output):
+        if manifest.LEFT_BEHIND.search(name):
+            storage.remove(storage.join(output, name))
+    ours = {index: markers[index] for index in indexes}
+    storage.write_json(storage.join(output, layout.MANIFEST), build_manifest(head, counted_only, ours))
+
+
+def build_manifest(head: Json, counted_only: dict[str, int], markers: dict[int, Json]) -> Json:
+    """The embeddings in one file; the same for the same blocks, whenever they were written."""
+    rows = sum(marker["count"] for marker in markers.values()) + sum(counted_only.values())
+    return {
+        **head,
+        "shards": [
+            {"index": index, "count": marker["count"], "successes": marker["successes"], "files": marker["files"]}
+            for index, marker in sorted(markers.items())
+        ],
+        "samples": sum(marker["successes"] for marker in markers.values()),
+        "funnel": manifest.funnel({"rows_read": rows, "counted_only": counted_only}, markers.values()),
+        "versions": {name: version(name) for name in VERSIONED},
+    }

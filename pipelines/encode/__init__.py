@@ -1,0 +1,1 @@
+"""`gesso encode`: clean shards → captions and grids of codes."""

@@ -1,0 +1,1 @@
+"""`gesso export`: shards less drop lists → clean, shuffled shards and a validation split."""

@@ -1,0 +1,138 @@
+"""`gesso match`: for every reference picture its nearest training pictures, exactly, and how far their hashes are."""
+
+from argparse import SUPPRESS, ArgumentParser
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from gesso import progress, storage
+from gesso.dataset import layout, manifest
+from gesso.dataset.progress import ShardsLook
+from gesso.flags import Formatter, add_flags, at_least, flag, read_flags
+from gesso.pipelines import jobs
+
+if TYPE_CHECKING:
+    import apache_beam as beam
+
+    from gesso.dataset.embeddings import Embeddings
+    from gesso.dedup.nearest import Slots
+
+VERSIONED = ("gesso", "faiss-cpu", "numpy", "pyarrow")
+DESCRIPTION = """\
+For every reference picture its nearest training pictures: exact, in one pass over the training embeddings.
+
+Flags that are not listed here go to Beam. One process fills the cores of a machine.
+The same command again does what is missing; a finished search is left as it is.
+"""
+
+
+@dataclass(frozen=True)
+class MatchSettings:
+    """How much is looked for."""
+
+    top_k: int = flag(8, "nearest training pictures of each reference")
+
+    def __post_init__(self) -> None:
+        at_least(1, top_k=self.top_k)
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that one search is made of."""
+
+    output: str
+    training: "Embeddings"
+    reference: "Embeddings"
+    settings: MatchSettings
+
+    def record(self) -> dict[str, Any]:
+        """What decides the result, as plan.json keeps it."""
+        sides = (self.training, self.reference)
+        settings = {"top_k": self.settings.top_k, "model": self.training.model}
+        return {"settings": settings, "input": [{"path": side.path, "sha256": side.sha256} for side in sides]}
+
+
+def build_parser() -> ArgumentParser:
+    parser = ArgumentParser("gesso match", description=DESCRIPTION, allow_abbrev=False, formatter_class=Formatter)
+    what = parser.add_argument_group("input and output")
+    for name, text in (
+        ("embeddings", "embeddings of the training pictures, by `gesso embed`"),
+        ("reference", "embeddings of the reference pictures, by the same model"),
+        ("output", "where the matches go"),
+    ):
+        what.add_argument(f"--{name}", required=True, metavar="DIR", default=SUPPRESS, help=text)
+    add_flags(parser, "search", MatchSettings)
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """`gesso match`: parses, checks both sides, searches, and says where to look."""
+    job, beam_flags = parse(argv)
+    from gesso.pipelines.match import parts
+
+    if parts.begin(job.output, job.record()):
+        print(f"{job.output} is finished: nothing to do")
+    else:
+        look = ShardsLook(job.output, job.training.samples, "embeddings")
+        jobs.run(lambda pipeline: build(pipeline, job), beam_flags, progress.watch(job.output, look))
+    parts.sweep(job.output)
+    manifest = storage.read_json(storage.join(job.output, layout.MANIFEST))
+    print(f"{manifest['references']:,} references among {manifest['samples']:,} training pictures")
+    print(f"matches in {job.output}; next: gesso review {job.output}")
+    return 0
+
+
+def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
+    """The job, both sides looked into, and the flags that are Beam's."""
+    given, beam_flags = build_parser().parse_known_args(argv)
+    from gesso.dataset import embeddings
+    from gesso.dedup import matches
+
+    jobs.check_beam_flags("match", beam_flags)
+    settings = read_flags(given, MatchSettings)
+    training, reference = (embeddings.open_embeddings(path) for path in (given.embeddings, given.reference))
+    embeddings.check_comparable(training, reference)
+    matches.read_references(reference)
+    return Job(given.output.rstrip("/"), training, reference, settings), beam_flags
+
+
+def build(pipeline: "beam.Pipeline", job: Job) -> None:
+    """Parts of the training embeddings → what each holds for every reference → the best of all → files."""
+    import apache_beam as beam
+
+    from gesso.pipelines.match import transforms
+
+    done, top_k = set(manifest.committed(job.output)), job.settings.top_k
+    (
+        pipeline
+        | "Parts" >> beam.Create(list(enumerate(transforms.match_parts(job.training))))
+        | beam.Reshuffle()
+        | "SearchParts" >> beam.ParDo(transforms.SearchParts(job.output, job.training, job.reference, top_k, done))
+        | "Nearest" >> beam.CombineGlobally(transforms.Nearest(job.reference.samples, top_k))
+        | "Write" >> beam.Map(lambda found: write(job, found))
+    )
+
+
+def write(job: Job, found: "Slots") -> None:
+    """matches.parquet, then the manifest."""
+    from gesso.dedup import matches
+    from gesso.dedup.overlap import MATCHES
+    from gesso.pipelines.match import parts
+
+    table = matches.matches_table(matches.read_references(job.reference).keys, found)
+    summary = parts.write_table(storage.join(job.output, MATCHES), table)
+    sides = {"training": job.training, "reference": job.reference}
+    manifest = {
+        "format": 1,
+        "kind": "matches",
+        "model": job.training.model,
+        "top_k": job.settings.top_k,
+        "references": job.reference.samples,
+        "samples": job.training.samples,
+        "metric": "cosine",
+        **{name: {"embeddings": side.path, "source": side.source} for name, side in sides.items()},
+        "files": {MATCHES: summary},
+        "versions": {name: version(name) for name in VERSIONED},
+    }
+    storage.write_json(storage.join(job.output, layout.MANIFEST), manifest)

@@ -1,0 +1,112 @@
+"""Every file of an export against its manifest, and every sample against its row: for `gesso verify`. No Beam."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gesso import storage
+from gesso.dataset import export, layout, manifest, members
+from gesso.dataset.layout import MANIFEST, SPLITS, marker_name, rows_name, tar_name
+
+Json = dict[str, Any]
+Advance = Callable[[int], None]  # is told a number of bytes
+
+BLOCK = 1 << 20  # bytes read at a time
+COLUMNS = ["key", "offset", "bytes", "image_bytes", "caption_bytes", "json_bytes"]
+
+
+def is_export(output: str, present: dict[str, int]) -> bool:
+    """Whether the directory's manifest, or the plan of an unfinished one, says so."""
+    name = next((name for name in (MANIFEST, layout.PLAN) if name in present), None)
+    try:
+        value = storage.read_json(storage.join(output, name)) if name else None
+    except ValueError:
+        return False
+    return isinstance(value, dict) and value.get("kind") == export.KIND
+
+
+def verify(output: str, begin: Advance, advance: Advance, threads: int) -> list[str]:
+    """A line for everything that is wrong with the export; none where it is whole."""
+    present = sizes(output)
+    if MANIFEST not in present:
+        plan = storage.read_json(storage.join(output, layout.PLAN))
+        lost = len(export.missing(output, plan))
+        return [f"unfinished: {lost:,} of {len(plan['shards']):,} shards are missing; the same `gesso export` goes on"]
+    manifest = storage.read_json(storage.join(output, MANIFEST))
+    entries = dict(expected(manifest))
+    begin(sum(present.get(name, 0) for name in entries))
+    with ThreadPoolExecutor(threads) as pool:
+        found = list(pool.map(lambda item: check_file(output, item[0], item[1], present, advance), entries.items()))
+        broken = {name for name, problem in zip(entries, found, strict=True) if problem}
+        samples = pool.map(lambda shard: check_samples(output, shard, broken), manifest["shards"])
+        problems = [problem for problem in (*found, *(line for lines in samples for line in lines)) if problem]
+    markers = {f"{shard['split']}/{marker_name(shard['index'])}" for shard in manifest["shards"]}
+    problems += [f"{name}: missing" for name in sorted(markers - present.keys())]
+    below = {name for name in present if "/" in name}
+    problems += [f"{name}: not in {MANIFEST}" for name in sorted(below - entries.keys() - markers)]
+    counted = sum(shard["count"] for shard in manifest["shards"])
+    if not counted == manifest["samples"] == sum(manifest["splits"].values()):
+        problems.append(f"{MANIFEST}: {manifest['samples']:,} samples, its shards hold {counted:,}")
+    read, *ended = manifest["funnel"].values()
+    if read != sum(ended):
+        problems.append(f"the funnel does not add up: {read:,} samples read, {sum(ended):,} accounted for")
+    return problems
+
+
+def sizes(output: str) -> dict[str, int]:
+    """Bytes of every file by its name below `output`, those of the splits among them."""
+    found = manifest.sizes(output)
+    for split in SPLITS:
+        found |= {f"{split}/{name}": size for name, size in manifest.sizes(storage.join(output, split)).items()}
+    return found
+
+
+def expected(manifest: Json) -> Iterator[tuple[str, Json]]:
+    """Each file with its size and checksum."""
+    yield from manifest["files"].items()
+    for shard in manifest["shards"]:
+        for name, entry in shard["files"].items():
+            yield f"{shard['split']}/{name}", entry
+
+
+def check_file(output: str, name: str, entry: Json, present: dict[str, int], advance: Advance) -> str:
+    """What is wrong with a file's size or bytes; an empty text for nothing."""
+    if name not in present:
+        return f"{name}: missing"
+    if present[name] != entry["bytes"]:
+        return f"{name}: {present[name]:,} bytes, in {MANIFEST} {entry['bytes']:,}"
+    digest = hashlib.sha256()
+    try:
+        with storage.open_input(storage.join(output, name)) as stream:
+            while data := stream.read(BLOCK):
+                digest.update(data)
+                advance(len(data))
+    except OSError as error:
+        return f"{name}: unreadable: {error}"
+    return "" if digest.hexdigest() == entry["sha256"] else f"{name}: sha256 differs from {MANIFEST}"
+
+
+def check_samples(output: str, shard: Json, broken: set[str]) -> list[str]:
+    """Whether the samples of a shard's tar stand where its rows say; nothing where either file is broken."""
+    tar, rows = (f"{shard['split']}/{name(shard['index'])}" for name in (tar_name, rows_name))
+    if broken & {tar, rows}:
+        return []
+    stream = storage.Ranges(storage.join(output, tar))
+    try:
+        found = members.index(stream.read, stream.size)
+        with storage.open_input(storage.join(output, rows)) as opened:
+            table = pq.read_table(opened, columns=COLUMNS)
+    except members.Damage as damage:
+        return [f"{tar}: {damage}"]
+    except (pa.ArrowException, ValueError) as error:
+        return [f"{rows}: no parquet of an export: {error}".split("\n")[0]]
+    told = zip(*(table[name].to_pylist() for name in COLUMNS), strict=True)
+    wrong = sum(sample != row for sample, row in zip(found, told, strict=False)) + abs(len(found) - len(table))
+    problems = [f"{tar}: {wrong:,} samples stand otherwise than {rows} says"] if wrong else []
+    if len(table) != shard["count"]:
+        problems.append(f"{rows}: {len(table):,} rows, in {MANIFEST} {shard['count']:,}")
+    return problems

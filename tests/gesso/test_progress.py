@@ -1,0 +1,49 @@
+"""How long work is shown: counts from markers and notes, rates, durations."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from gesso import progress
+from gesso.dataset.progress import Note, ShardsLook
+from tests.datasets import write_dataset
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.4, "0 s"), (59, "59 s"), (60, "1 min 00 s"), (185, "3 min 05 s"), (7800, "2 h 10 min"), (270_000, "3 d 03 h")],
+)
+def test_seconds(value: float, text: str) -> None:
+    assert progress.seconds(value) == text
+
+
+def test_line() -> None:
+    assert progress.line(500, 1000, "images", None) == "500 of 1,000 images (50.0%)"
+    assert progress.line(500, 1000, "images", 10.0) == "500 of 1,000 images (50.0%) · 10 images/s · 50 s left"
+    assert progress.line(10, 20, "updates", 0.25) == "10 of 20 updates (50.0%) · 0.2 updates/s · 40 s left"
+    assert progress.line(0, 0, "images", None) == "0 of 0 images (100.0%)"
+
+
+def test_a_note_stands_until_it_is_removed(tmp_path: Path) -> None:
+    counts = Counter(success=3)
+    note = Note(str(tmp_path), 7, counts)
+    note.write()
+    counts["success"] += 1
+    note.write()
+    assert json.loads((tmp_path / ".progress/00007.json").read_text()) == {"success": 4}
+    note.remove()
+    assert not list((tmp_path / ".progress").iterdir())
+
+
+def test_markers_and_notes_add_up_and_a_marker_takes_its_notes_place(tmp_path: Path) -> None:
+    output = write_dataset(tmp_path, 2, 10, finished=False)
+    marker = (tmp_path / "00001_stats.json").read_bytes()
+    (tmp_path / "00001_stats.json").unlink()
+    Note(output, 1, Counter(success=4, timeout=1)).write()
+    look = ShardsLook(output, 20, "links")
+    assert look()[:2] == (15, 20)
+    (tmp_path / "00001_stats.json").write_bytes(marker)
+    assert look()[:2] == (20, 20)
+    assert look().line(5.0) == "20 of 20 links (100.0%) · 5.0 links/s · 0 s left"

@@ -1,0 +1,203 @@
+"""The whole command on a loopback web: what it writes, that it goes on where it stopped, what it says to mistakes."""
+
+import csv
+import gzip
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from gesso import cli
+from tests import servers
+from tests.datasets import picture
+from tests.servers import Routes, Web, serve
+
+CAPTION = "a picture of the number {}, drawn by hand"
+FLAGS = ("--image_size", "32", "--min_side", "16", "--shard_size", "8", "--retries", "0")
+
+
+def routes() -> Routes:
+    pictures: Routes = {f"/{n}.jpg": picture(n, 400 if n % 5 == 0 else 40) for n in range(30)}
+    return {**pictures, "/30.jpg": b"no picture", "/31.jpg": servers.close_before}
+
+
+def write_table(path: Path, web: Web) -> None:
+    """34 links: 24 good, 6 panoramas, no picture, no answer, 2 missing; repeats, a bad caption, a row without link."""
+    rows = [(web.url(f"/{n}.jpg"), CAPTION.format(n), n) for n in range(34)]
+    rows += [*rows[:3], (rows[4][0], "another caption of the same picture", 99)]
+    rows += [
+        (web.url("/never.jpg"), "IMG_1234.JPG", 1),
+        ("", CAPTION, 2),
+        ("file:///etc/hostname", "a file of mine", 3),
+    ]
+    with path.open("w", newline="") as stream:
+        csv.writer(stream).writerows([("url", "caption", "n"), *rows])
+
+
+@pytest.fixture(scope="module")
+def web() -> Any:
+    with serve(routes()) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def table(web: Web, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("links") / "links.csv"
+    write_table(path, web)
+    return path
+
+
+@pytest.fixture(scope="module")
+def collected(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one run in one process wrote."""
+    output = tmp_path_factory.mktemp("one") / "raw"
+    assert collect(table, output) == 0
+    return output
+
+
+def collect(table: Path, output: Path, *more: str) -> int:
+    return cli.main(["collect", "--input", str(table), "--output", str(output), *FLAGS, *more])
+
+
+def contents(output: Path) -> dict[str, str]:
+    """Checksums of all that is reproducible: everything but the clock in the markers."""
+    paths = [path for path in output.rglob("*") if path.is_file() and not path.name.endswith("_stats.json")]
+    return {str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def test_the_funnel_holds_every_row(collected: Path) -> None:
+    manifest = json.loads((collected / "manifest.json").read_text())
+    assert manifest["funnel"] == {
+        "rows_read": 41,
+        "success": 24,
+        "repeat_link": 1,
+        "repeat_pair": 3,
+        "url_missing": 1,
+        "aspect_ratio": 6,
+        "caption_boilerplate": 1,
+        "connection": 1,
+        "http_404": 2,
+        "not_an_image": 1,
+        "url_invalid": 1,
+    }
+    assert sum(manifest["funnel"].values()) == 2 * manifest["funnel"]["rows_read"]
+    assert manifest["samples"] == 24
+    assert [shard["index"] for shard in manifest["shards"]] == [0, 1, 2, 3, 4]
+
+
+def test_extra_columns_travel_and_settings_are_kept(table: Path, web: Web, tmp_path: Path) -> None:
+    assert collect(table, tmp_path / "raw", "--extra_columns", "n", "--no-english") == 0
+    rows = [row for path in (tmp_path / "raw").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
+    assert {row["n"] for row in rows if row["url"] == web.url("/7.jpg")} == {"7"}
+    settings = json.loads((tmp_path / "raw/manifest.json").read_text())["settings"]
+    assert (settings["extra"], settings["english"], settings["shard_size"]) == (["n"], False, 8)
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_same_bytes(table: Path, collected: Path, tmp_path: Path) -> None:
+    """A run of its own interpreter, because Beam's subprocesses want one."""
+    flags = ("--direct_num_workers", "2", "--direct_running_mode", "multi_processing")
+    command = [sys.executable, "-m", "gesso", "collect", "--input", str(table), "--output", f"{tmp_path}/raw"]
+    subprocess.run([*command, *FLAGS, *flags], check=True, capture_output=True)
+    assert contents(tmp_path / "raw") == contents(collected)
+
+
+def test_a_finished_collection_is_left_alone(table: Path, collected: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in collected.rglob("*")}
+    assert collect(table, collected) == 0
+    assert "is finished: nothing to do" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in collected.rglob("*")} == before
+
+
+def test_only_what_is_missing_is_done_again(table: Path, collected: Path, web: Web) -> None:
+    before, asked = contents(collected), web.requests.copy()
+    planned = pq.read_table(collected / "plan/00002.parquet").to_pylist()
+    (collected / "00002.tar").write_bytes(b"damaged")
+    assert collect(table, collected) == 0
+    assert contents(collected) == before
+    assert {web.url(path) for path in web.requests - asked} == {
+        pair["url"] for pair in planned if pair["reason"] is None
+    }
+
+
+@pytest.mark.parametrize("path", ["/7.jpg", "/11.jpg"])
+def test_killed_and_started_again_it_ends_with_the_same_bytes(
+    table: Path, collected: Path, tmp_path: Path, web: Web, path: str
+) -> None:
+    """The kill comes while a link's answer is held: in the middle of a shard."""
+    asked, answer = threading.Event(), web.routes[path]
+
+    async def hold(exchange: servers.Exchange) -> None:
+        asked.set()
+        await servers.stall(exchange)
+
+    web.routes[path] = hold
+    command = [sys.executable, "-m", "gesso", "collect", "--input", str(table), "--output", f"{tmp_path}/raw"]
+    process = subprocess.Popen([*command, *FLAGS], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert asked.wait(60)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    web.routes[path] = answer
+    assert not (tmp_path / "raw/manifest.json").exists()
+    assert collect(table, tmp_path / "raw") == 0
+    assert contents(tmp_path / "raw") == contents(collected)
+
+
+class TestMistakes:
+    """One line, exit code 2, nothing written."""
+
+    @pytest.mark.parametrize(
+        ("argv", "message"),
+        [
+            (["--input", "{t}/none-*.parquet"], "no file matches"),
+            (["--input", "{t}/links.csv", "--url_column", "link"], "link"),
+            (["--input", "{t}/links.csv", "--extra_columns", "author"], "author"),
+            (["--input", "{t}/links.csv", "--image_size", "0"], "--image_size is 0: give 1 or more"),
+            (["--input", "{t}/links.csv", "--imge_size", "3"], "unknown flag --imge_size"),
+            (["--input", "{t}/broken.parquet"], "broken.parquet"),
+        ],
+    )
+    def test_one_line(
+        self, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], argv: list[str], message: str
+    ) -> None:
+        (table.parent / "broken.parquet").write_bytes(b"PAR1 and no more")
+        given = [item.format(t=table.parent) for item in argv]
+        assert cli.main(["collect", *given, "--output", str(tmp_path / "raw")]) == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1
+        assert lines[0].startswith("gesso: ")
+        assert message in lines[0]
+        assert not (tmp_path / "raw").exists()
+
+    def test_changed_settings_are_refused_with_the_difference(
+        self, table: Path, collected: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        before = contents(collected)
+        assert collect(table, collected, "--jpeg_quality", "90", "--min_words", "4") == 2
+        error = capsys.readouterr().err
+        assert "min_words was 2, is 4; jpeg_quality was 95, is 90" in error
+        assert contents(collected) == before
+
+    def test_a_directory_with_other_things_in_it_is_refused(
+        self, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "thesis.tex").write_text("years of work")
+        assert collect(table, tmp_path) == 2
+        assert "already holds thesis.tex" in capsys.readouterr().err
+        assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+    def test_a_table_that_breaks_in_its_middle(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        rows = "".join(f"http://a.example/{n}.jpg,a picture of the number {n}\n" for n in range(50_000))
+        packed = gzip.compress(("url,caption\n" + rows).encode())
+        (tmp_path / "links.csv.gz").write_bytes(packed[: len(packed) // 2])
+        assert collect(tmp_path / "links.csv.gz", tmp_path / "raw") == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert lines[-1].startswith(f"gesso: {tmp_path}/links.csv.gz: cannot be read")
+        assert not (tmp_path / "raw/plan.json").exists()
