@@ -175,7 +175,7 @@ def load(path: str | None = None) -> tuple[Detector, DetectorConfig]:
 
     Raises UserError where there is none.
     """
-    source = Path(path) if path else Path(str(resources.files("dedup"))) / "weights" / WEIGHTS
+    source = Path(path) if path else Path(str(resources.files("gesso.dedup"))) / "weights" / WEIGHTS
     source = source / WEIGHTS if source.is_dir() else source
     try:
         with safe_open(source, "pt") as stored:

@@ -131,7 +131,7 @@ def parts_of(settings: ModelSettings) -> Parts:
 
 def detector_parts(path: str | None) -> Parts:
     """The detector, which gets the whole picture squeezed into a square."""
-    source = Path(path) if path else Path(str(resources.files("dedup"))) / "weights" / detector.WEIGHTS
+    source = Path(path) if path else Path(str(resources.files("gesso.dedup"))) / "weights" / detector.WEIGHTS
     source = source / detector.WEIGHTS if source.is_dir() else source
     module, config = detector.load(str(source))
     size = config.image_size
