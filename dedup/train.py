@@ -28,7 +28,7 @@ Pictures → a near-duplicate detector (paper section 9). The same command again
 """
 
 
-def build_parser(preset: str) -> ArgumentParser:
+def build_parser(preset: str = "paper") -> ArgumentParser:
     parser = ArgumentParser("gesso train detector", description=DESCRIPTION, formatter_class=Formatter)
     what = parser.add_argument_group("input and output")
     what.add_argument(

@@ -10,9 +10,10 @@ from argparse import (
     Namespace,
     RawDescriptionHelpFormatter,
 )
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields
-from typing import Any, TypeVar
+from difflib import get_close_matches
+from typing import Any, NoReturn, TypeVar
 
 from gesso.errors import UserError
 
@@ -21,6 +22,47 @@ T = TypeVar("T")
 
 class Formatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
     """Defaults behind each flag, the description's lines as they are."""
+
+
+class Parser(ArgumentParser):
+    """The parser of every command: flags whole, `-` and `_` alike within them, and a mistake is a UserError."""
+
+    def __init__(self, prog: str, description: str = "", **more: Any) -> None:
+        super().__init__(prog, description=description, allow_abbrev=False, formatter_class=Formatter, **more)
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
+        return super().parse_known_args([self._spelled(arg) for arg in args or ()], namespace)
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
+        """Raises UserError for what the command does not know."""
+        known, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unknown {unknown[0]}{suggestion(unknown[0], self.known_flags())}")
+        return known
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}: `{self.prog} --help` lists the flags")
+
+    def known_flags(self) -> list[str]:
+        return list(self._option_string_actions)
+
+    def _spelled(self, arg: str) -> str:
+        """The flag as it was defined, where `arg` differs from it by `-` and `_` alone."""
+        name, equals, value = arg.partition("=")
+        if not name.startswith("--") or name in self._option_string_actions:
+            return arg
+        same = {known.replace("-", "_"): known for known in self._option_string_actions}
+        return same.get(name.replace("-", "_"), name) + equals + value
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """` (did you mean …?)` where a name is near one that is known, else nothing."""
+    near = get_close_matches(name, list(known), 1, 0.75)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def flag(default: Any, text: str) -> Any:

@@ -83,10 +83,20 @@ def keep_memory() -> None:
 
 @contextmanager
 def stopping() -> Iterator[list[int]]:
-    """A list that fills when SIGTERM comes: the update under way is finished and saved."""
-    told: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    """A list that fills when SIGTERM or Ctrl-C comes, so that the update under way is finished and saved.
+
+    A second Ctrl-C interrupts at once.
+    """
+    received: list[int] = []
+
+    def receive(number: int, _: Any) -> None:
+        if number == signal.SIGINT and number in received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    before = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield told
+        yield received
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -3,7 +3,6 @@
 The same for a job on this machine and for one elsewhere; `watch` draws it while a job runs.
 """
 
-from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -15,6 +14,7 @@ from gesso import progress, storage
 from gesso.dataset import export, layout, manifest
 from gesso.dataset.records import SUCCESS, is_fetched
 from gesso.errors import UserError
+from gesso.flags import Parser
 from gesso.progress import seconds
 
 SHOWN_REASONS = 5
@@ -100,11 +100,15 @@ def state(output: str) -> str:
     return "finished" if storage.exists(storage.join(output, layout.MANIFEST)) else "not finished"
 
 
+def build_parser() -> Parser:
+    parser = Parser("gesso status", "How far a collection is, from what stands in its directory.")
+    parser.add_argument("directory", help="what `gesso collect` was given as --output")
+    return parser
+
+
 def main(argv: Sequence[str]) -> int:
     """`gesso status DIR`."""
-    parser = ArgumentParser("gesso status", description="How far a collection is, from what stands in its directory.")
-    parser.add_argument("directory", help="what `gesso collect` was given as --output")
-    output = parser.parse_args(argv).directory
+    output = build_parser().parse_args(argv).directory
     if not storage.files(output):
         raise UserError(f"{output} holds no collection: give the --output of a `gesso collect`")
     if (manifest.read_plan(output) or {}).get("kind") in IN_SPLITS:

@@ -11,7 +11,6 @@ import os
 import re
 import sys
 import tarfile
-from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from gesso.dataset.manifest import MARKER as MARKER_NAME
 from gesso.dataset.manifest import READERS, funnel, is_collection, sizes
 from gesso.dataset.records import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, REJECTED, SUCCESS
 from gesso.errors import UserError
+from gesso.flags import Parser
 from gesso.pipelines import verify_export
 
 T = TypeVar("T")
@@ -469,11 +469,15 @@ def first_line(error: Exception) -> str:
     return str(error).split("\n")[0]
 
 
+def build_parser() -> Parser:
+    parser = Parser("gesso verify", "Checks every file of a dataset against its manifest.")
+    parser.add_argument("directory", help="what `gesso collect` was given as --output, or img2dataset's output_folder")
+    return parser
+
+
 def main(argv: Sequence[str]) -> int:
     """`gesso verify DIR`: 0 where the dataset is whole, 1 where it is not."""
-    parser = ArgumentParser("gesso verify", description="Checks every file of a dataset against its manifest.")
-    parser.add_argument("directory", help="what `gesso collect` was given as --output, or img2dataset's output_folder")
-    output = parser.parse_args(argv).directory.rstrip("/")
+    output = build_parser().parse_args(argv).directory.rstrip("/")
     problems = watched(output)
     for problem in problems:
         print(problem)

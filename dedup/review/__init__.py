@@ -1,12 +1,13 @@
 """`gesso review`: the page on which a person chooses the threshold, and the decision on disk. No Beam."""
 
 import os
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gesso import storage
 from gesso.errors import UserError
+from gesso.flags import Parser
 
 if TYPE_CHECKING:
     from gesso.dedup.decision import Decision
@@ -19,7 +20,7 @@ page stands in DIR/review and opens without a server, too; what is decided on it
 
 def main(argv: Sequence[str]) -> int:
     """`gesso review DIR`."""
-    given = parser().parse_args(argv)
+    given = build_parser().parse_args(argv)
     from gesso.dedup import overlap
     from gesso.dedup.decision import DECISION
     from gesso.dedup.review import folder
@@ -40,8 +41,8 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def parser() -> ArgumentParser:
-    made = ArgumentParser("gesso review", description=DESCRIPTION, formatter_class=ArgumentDefaultsHelpFormatter)
+def build_parser() -> Parser:
+    made = Parser("gesso review", DESCRIPTION)
     user = os.environ.get("USER") or os.environ.get("LOGNAME") or ""
     made.add_argument("directory", metavar="DIR", help="what `gesso match` was given as --output")
     made.add_argument("--port", type=int, default=PORT, metavar="INT", help="of 127.0.0.1; 0: any that is free")

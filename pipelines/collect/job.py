@@ -1,13 +1,14 @@
 """`gesso collect`: tables of links → committed webdataset shards, one Beam pipeline for every runner."""
 
-from argparse import SUPPRESS, ArgumentParser, Namespace
+from argparse import SUPPRESS, Namespace
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gesso import storage
 from gesso.dataset import layout, manifest
-from gesso.flags import Formatter, add_flags, read_flags
+from gesso.flags import Parser, add_flags, read_flags
+from gesso.lock import lock
 from gesso.pipelines import jobs
 from gesso.pipelines.collect.settings import CaptionRules, EngineSettings, FetchLimits, ImageRules, PlanSettings
 from gesso.pipelines.status import watch
@@ -50,8 +51,8 @@ class Job:
         return {"settings": settings, "input": [{"path": table.path, "bytes": table.size} for table in self.tables]}
 
 
-def build_parser() -> ArgumentParser:
-    parser = ArgumentParser("gesso collect", description=DESCRIPTION, allow_abbrev=False, formatter_class=Formatter)
+def build_parser() -> Parser:
+    parser = Parser("gesso collect", DESCRIPTION)
     what = parser.add_argument_group("input and output")
     what.add_argument(
         "--input", required=True, nargs="+", action="extend", metavar="GLOB", default=SUPPRESS, help=INPUT_HELP
@@ -73,23 +74,28 @@ def build_parser() -> ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """`gesso collect`: parses, checks, plans, runs, and prints the funnel."""
     job, beam_flags = parse(argv)
-    plan = begin(job)
-    if plan and storage.exists(storage.join(job.output, layout.MANIFEST)) and not missing(job.output, plan):
-        print(f"{job.output} is finished: nothing to do")
-    else:
-        shards = missing(job.output, plan) if plan else None
-        jobs.run(lambda pipeline: build(pipeline, job, shards), beam_flags, watch(job.output))
+    with lock(job.output):
+        run(job, beam_flags)
     jobs.print_funnel(storage.read_json(storage.join(job.output, layout.MANIFEST))["funnel"])
     print(f"shards in {job.output}; next: gesso verify {job.output}, gesso report {job.output}")
     return 0
 
 
+def run(job: Job, beam_flags: list[str]) -> None:
+    """Does what is missing."""
+    plan = begin(job)
+    shards = missing(job.output, plan) if plan else None
+    if shards == [] and storage.exists(storage.join(job.output, layout.MANIFEST)):
+        print(f"{job.output} is finished: nothing to do")
+    else:
+        jobs.run(lambda pipeline: build(pipeline, job, shards), beam_flags, watch(job.output))
+
+
 def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
     """The job, its input looked into, and the flags that are Beam's."""
-    given, beam_flags = build_parser().parse_known_args(argv)
+    given, beam_flags = jobs.parse(build_parser(), argv)
     from gesso.pipelines.collect import sources
 
-    jobs.check_beam_flags("collect", beam_flags)
     if given.engine == "img2dataset":
         from gesso.pipelines.collect import engine_img2dataset
 

@@ -1,6 +1,6 @@
 """`gesso embed`: shards, or a folder of pictures → contrastive embeddings in clip-retrieval's layout. A Beam job."""
 
-from argparse import SUPPRESS, ArgumentParser, Namespace
+from argparse import SUPPRESS, Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +12,8 @@ from gesso.dataset import layout, manifest
 from gesso.dataset.progress import ShardsLook
 from gesso.dedup.settings import ModelSettings
 from gesso.errors import UserError
-from gesso.flags import Formatter, add_flags, read_flags
+from gesso.flags import Parser, add_flags, read_flags
+from gesso.lock import lock
 from gesso.pipelines import jobs
 from gesso.pipelines.embed import pictures
 from gesso.pipelines.embed.settings import EmbedSettings
@@ -67,8 +68,8 @@ class Job:
         return {"format": 1, "kind": "embeddings", "model": self.identity, "source": source, **self.record()}
 
 
-def build_parser() -> ArgumentParser:
-    parser = ArgumentParser("gesso embed", description=DESCRIPTION, allow_abbrev=False, formatter_class=Formatter)
+def build_parser() -> Parser:
+    parser = Parser("gesso embed", DESCRIPTION)
     what = parser.add_argument_group("input and output")
     what.add_argument("--shards", metavar="DIR", help="a finished collection, or img2dataset's folder")
     what.add_argument("--images", metavar="DIR", help="a folder of pictures, such as COCO's val2014, in its place")
@@ -81,15 +82,15 @@ def build_parser() -> ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """`gesso embed`: parses, checks, opens the model, runs, and prints the funnel."""
-    given, beam_flags = build_parser().parse_known_args(argv)
-    jobs.check_beam_flags("embed", beam_flags)
+    given, beam_flags = jobs.parse(build_parser(), argv)
     model, settings = read_flags(given, ModelSettings), read_flags(given, EmbedSettings)
     source = open_source(given)
     from gesso.dedup.models import open_model
 
     opened = open_model(model)  # kept open for the workers of this process
     job = Job(given.output.rstrip("/"), source, model, opened.identity, settings)
-    run(job, beam_flags)
+    with lock(job.output):
+        run(job, beam_flags)
     jobs.print_funnel(storage.read_json(storage.join(job.output, layout.MANIFEST))["funnel"])
     print(f"embeddings in {job.output}; next: gesso match")
     return 0

@@ -7,9 +7,9 @@ manifest.json             written last: every shard with its files' sizes and ch
 """
 
 import os
-from argparse import SUPPRESS, ArgumentParser
+from argparse import SUPPRESS
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from importlib.metadata import version
@@ -20,7 +20,8 @@ from gesso.dataset import export, manifest
 from gesso.dataset.layout import MANIFEST, PLAN, SPLITS
 from gesso.dataset.records import SUCCESS
 from gesso.errors import UserError
-from gesso.flags import Formatter, add_flags, read_flags
+from gesso.flags import Parser, add_flags, read_flags
+from gesso.lock import lock
 from gesso.pipelines import jobs
 from gesso.training.encode_settings import EncodeSettings
 
@@ -71,8 +72,8 @@ class Job:
         return {"format": 1, "kind": KIND, **self.record(), "samples": samples}
 
 
-def build_parser() -> ArgumentParser:
-    parser = ArgumentParser("gesso encode", description=DESCRIPTION, allow_abbrev=False, formatter_class=Formatter)
+def build_parser() -> Parser:
+    parser = Parser("gesso encode", DESCRIPTION)
     what = parser.add_argument_group("input and output")
     what.add_argument("--shards", required=True, metavar="DIR", default=SUPPRESS, help="what `gesso export` wrote")
     what.add_argument(
@@ -100,7 +101,7 @@ def main(argv: Sequence[str]) -> int:
 def check_flags(others: list[str], alone: bool) -> None:
     """Raises UserError for flags that nobody knows; under torchrun Beam's have no meaning."""
     if alone:
-        jobs.check_beam_flags("encode", others)
+        jobs.check_beam_flags(build_parser(), others)
     elif others:
         raise UserError(f"unknown flag {others[0]}: under torchrun there is no Beam to take it")
 
@@ -128,9 +129,10 @@ def open_splits(shards: str) -> "Iterator[Split]":
 
 def run(job: Job, beam_flags: list[str]) -> bool:
     """Does what is missing, by Beam."""
-    missing = begin(job)
-    if missing is not None:
-        jobs.run(lambda pipeline: build(pipeline, job, missing), beam_flags, watched(job))
+    with lock(job.output):
+        missing = begin(job)
+        if missing is not None:
+            jobs.run(lambda pipeline: build(pipeline, job, missing), beam_flags, watched(job))
     return missing is not None
 
 
@@ -188,7 +190,8 @@ def run_together(job: Job) -> bool:
     from gesso.processes import processes
     from gesso.training.encoding import encode_shard, open_same
 
-    with processes(PATIENCE) as group:
+    with processes(PATIENCE) as group, ExitStack() as stack:
+        group.first(lambda: stack.enter_context(lock(job.output)))
         missing = group.first(lambda: begin(job))  # others would look when the first has begun to write
         if missing is None:
             return False

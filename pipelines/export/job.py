@@ -6,7 +6,7 @@ written first, in their final order; then a task a target reads its samples' ran
 writes its own. A body is read once and written once (tests/benchmarks/export.py counts it).
 """
 
-from argparse import SUPPRESS, ArgumentParser
+from argparse import SUPPRESS
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from gesso import storage
 from gesso.dataset.layout import DROPPED, PLAN, SPLITS
-from gesso.flags import Formatter, add_flags, read_flags
+from gesso.flags import Parser, add_flags, read_flags
+from gesso.lock import lock
 from gesso.pipelines import jobs
 from gesso.pipelines.export.settings import ExportSettings
 
@@ -63,8 +64,8 @@ class Job:
         return {shard.number: shard.bytes for shard in self.source.shards}
 
 
-def build_parser() -> ArgumentParser:
-    parser = ArgumentParser("gesso export", description=DESCRIPTION, allow_abbrev=False, formatter_class=Formatter)
+def build_parser() -> Parser:
+    parser = Parser("gesso export", DESCRIPTION)
     what = parser.add_argument_group("input and output")
     shards_help = "what `gesso collect` was given as --output, or img2dataset's folder"
     what.add_argument("--shards", required=True, metavar="DIR", default=SUPPRESS, help=shards_help)
@@ -77,6 +78,17 @@ def build_parser() -> ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """`gesso export`: parses, checks, plans, copies, and prints the funnel."""
     job, beam_flags = parse(argv)
+    from gesso.dataset import manifest
+
+    with lock(job.output):
+        run(job, beam_flags)
+    print_funnel(manifest.read_plan(job.output) or {})
+    print(f"shards in {job.output}; next: {storage.join(job.output, 'README.md')}, gesso verify {job.output}")
+    return 0
+
+
+def run(job: Job, beam_flags: list[str]) -> None:
+    """Does what is missing."""
     from gesso import progress
     from gesso.dataset import export, manifest
 
@@ -85,23 +97,19 @@ def main(argv: Sequence[str]) -> int:
         manifest.check_settings(plan, job.record(), job.output)
     if plan and export.is_finished(job.output, plan):
         print(f"{job.output} is finished: nothing to do")
-    else:
-        with planning(job) if plan is None else resuming() as told:
-            watching = progress.watch(job.output, export.Look(job.output))
-            jobs.run(lambda pipeline: build(pipeline, job, plan, told), beam_flags, watching)
-    print_funnel(manifest.read_plan(job.output) or {})
-    print(f"shards in {job.output}; next: {storage.join(job.output, 'README.md')}, gesso verify {job.output}")
-    return 0
+        return
+    with planning(job) if plan is None else resuming() as told:
+        watching = progress.watch(job.output, export.Look(job.output))
+        jobs.run(lambda pipeline: build(pipeline, job, plan, told), beam_flags, watching)
 
 
 def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
     """The job, its input looked into, and the flags that are Beam's."""
-    given, beam_flags = build_parser().parse_known_args(argv)
+    given, beam_flags = jobs.parse(build_parser(), argv)
     settings = read_flags(given, ExportSettings)
     from gesso.dataset import collection
     from gesso.pipelines.export import drop_lists, shuffle
 
-    jobs.check_beam_flags("export", beam_flags)
     source = collection.open_collection(given.shards)
     drops = tuple(drop_lists.read(path, source.path) for path in given.drop)
     fields = shuffle.kept_fields(source.schema())

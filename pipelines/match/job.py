@@ -1,6 +1,6 @@
 """`gesso match`: for every reference picture its nearest training pictures, exactly, and how far their hashes are."""
 
-from argparse import SUPPRESS, ArgumentParser
+from argparse import SUPPRESS
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from gesso import progress, storage
 from gesso.dataset import layout, manifest
 from gesso.dataset.progress import ShardsLook
-from gesso.flags import Formatter, add_flags, at_least, flag, read_flags
+from gesso.flags import Parser, add_flags, at_least, flag, read_flags
+from gesso.lock import lock
 from gesso.pipelines import jobs
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ class Job:
         return {"settings": settings, "input": [{"path": side.path, "sha256": side.sha256} for side in sides]}
 
 
-def build_parser() -> ArgumentParser:
-    parser = ArgumentParser("gesso match", description=DESCRIPTION, allow_abbrev=False, formatter_class=Formatter)
+def build_parser() -> Parser:
+    parser = Parser("gesso match", DESCRIPTION)
     what = parser.add_argument_group("input and output")
     for name, text in (
         ("embeddings", "embeddings of the training pictures, by `gesso embed`"),
@@ -71,12 +72,13 @@ def main(argv: Sequence[str]) -> int:
     job, beam_flags = parse(argv)
     from gesso.pipelines.match import parts
 
-    if parts.begin(job.output, job.record()):
-        print(f"{job.output} is finished: nothing to do")
-    else:
-        look = ShardsLook(job.output, job.training.samples, "embeddings")
-        jobs.run(lambda pipeline: build(pipeline, job), beam_flags, progress.watch(job.output, look))
-    parts.sweep(job.output)
+    with lock(job.output):
+        if parts.begin(job.output, job.record()):
+            print(f"{job.output} is finished: nothing to do")
+        else:
+            look = ShardsLook(job.output, job.training.samples, "embeddings")
+            jobs.run(lambda pipeline: build(pipeline, job), beam_flags, progress.watch(job.output, look))
+        parts.sweep(job.output)
     manifest = storage.read_json(storage.join(job.output, layout.MANIFEST))
     print(f"{manifest['references']:,} references among {manifest['samples']:,} training pictures")
     print(f"matches in {job.output}; next: gesso review {job.output}")
@@ -85,11 +87,10 @@ def main(argv: Sequence[str]) -> int:
 
 def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
     """The job, both sides looked into, and the flags that are Beam's."""
-    given, beam_flags = build_parser().parse_known_args(argv)
+    given, beam_flags = jobs.parse(build_parser(), argv)
     from gesso.dataset import embeddings
     from gesso.dedup import matches
 
-    jobs.check_beam_flags("match", beam_flags)
     settings = read_flags(given, MatchSettings)
     training, reference = (embeddings.open_embeddings(path) for path in (given.embeddings, given.reference))
     embeddings.check_comparable(training, reference)

@@ -1,6 +1,6 @@
 """`gesso repeats`: samples that a dataset holds more than once, as drop lists: by content, by embedding on request."""
 
-from argparse import SUPPRESS, ArgumentParser
+from argparse import SUPPRESS
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -10,7 +10,8 @@ from gesso import progress, storage
 from gesso.dataset import layout, manifest
 from gesso.dataset.progress import ShardsLook
 from gesso.errors import UserError
-from gesso.flags import Formatter, add_flags, at_least, flag, read_flags
+from gesso.flags import Parser, add_flags, at_least, flag, read_flags
+from gesso.lock import lock
 from gesso.pipelines import jobs
 
 if TYPE_CHECKING:
@@ -63,8 +64,8 @@ class Job:
         return {"settings": {"near": self.settings.near}, "input": sides}
 
 
-def build_parser() -> ArgumentParser:
-    parser = ArgumentParser("gesso repeats", description=DESCRIPTION, allow_abbrev=False, formatter_class=Formatter)
+def build_parser() -> Parser:
+    parser = Parser("gesso repeats", DESCRIPTION)
     what = parser.add_argument_group("input and output")
     what.add_argument("--shards", required=True, metavar="DIR", default=SUPPRESS, help="a collected dataset")
     what.add_argument("--embeddings", metavar="DIR", help="its embeddings, by `gesso embed`, for --near")
@@ -78,12 +79,13 @@ def main(argv: Sequence[str]) -> int:
     job, beam_flags = parse(argv)
     from gesso.pipelines.match import parts
 
-    if parts.begin(job.output, job.record()):
-        print(f"{job.output} is finished: nothing to do")
-    else:
-        jobs.run(lambda pipeline: build(pipeline, job), beam_flags, progress.watch(job.output, look(job)))
-        finish(job)
-    parts.sweep(job.output)
+    with lock(job.output):
+        if parts.begin(job.output, job.record()):
+            print(f"{job.output} is finished: nothing to do")
+        else:
+            jobs.run(lambda pipeline: build(pipeline, job), beam_flags, progress.watch(job.output, look(job)))
+            finish(job)
+        parts.sweep(job.output)
     dropped = storage.read_json(storage.join(job.output, layout.MANIFEST))["dropped"]
     for reason, number in dropped.items():
         print(f"{reason:13}{number:>12,}  {100 * number / max(1, job.source.samples):5.1f}%")
@@ -93,10 +95,9 @@ def main(argv: Sequence[str]) -> int:
 
 def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
     """The job, its input looked into, and the flags that are Beam's."""
-    given, beam_flags = build_parser().parse_known_args(argv)
+    given, beam_flags = jobs.parse(build_parser(), argv)
     from gesso.dataset import collection
 
-    jobs.check_beam_flags("repeats", beam_flags)
     settings = read_flags(given, RepeatSettings)
     if bool(settings.near) != bool(given.embeddings):
         lacking = "--embeddings" if settings.near else "--near"

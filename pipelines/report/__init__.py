@@ -5,14 +5,13 @@ No Beam for local paths.
 
 import os
 import sys
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 from collections.abc import Sequence
 
 from gesso import storage
 from gesso.dataset import export, layout, manifest
 from gesso.dataset.records import ROWS_READ, SUCCESS
 from gesso.errors import UserError
-from gesso.flags import at_least
+from gesso.flags import Parser, at_least
 from gesso.pipelines.report import page, samples
 from gesso.pipelines.report.survey import Survey, batches
 
@@ -21,13 +20,7 @@ PICTURES = 60
 
 def main(argv: Sequence[str]) -> int:
     """`gesso report DIR`."""
-    parser = ArgumentParser(
-        "gesso report",
-        description="What a dataset holds, or how a training goes, as a page.",
-        formatter_class=ArgumentDefaultsHelpFormatter,
-    )
-    add_arguments(parser)
-    given = parser.parse_args(argv)
+    given = build_parser().parse_args(argv)
     at_least(0, pictures=given.pictures)
     print(write(given.directory, given.output, given.pictures))
     return 0
@@ -46,10 +39,12 @@ def write(directory: str, output: str | None, pictures: int) -> str:
     return target
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def build_parser() -> Parser:
+    parser = Parser("gesso report", "What a dataset holds, or how a training goes, as a page.")
     parser.add_argument("directory", help="--output of `gesso collect` or `gesso train`, or img2dataset's")
     parser.add_argument("--output", metavar="FILE", help="where the page goes, or DIR/report.html")
     parser.add_argument("--pictures", type=int, default=PICTURES, metavar="INT", help="kept pictures that are shown")
+    return parser
 
 
 def examine(output: str, pictures: int) -> page.Holding:

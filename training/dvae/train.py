@@ -31,7 +31,7 @@ when to stop, the schedules are the preset's.
 """
 
 
-def build_parser(preset: str) -> ArgumentParser:
+def build_parser(preset: str = "paper") -> ArgumentParser:
     parser = ArgumentParser("gesso train dvae", description=DESCRIPTION, formatter_class=Formatter)
     what = parser.add_argument_group("input and output")
     what.add_argument("--data", metavar="DIR", help="what `gesso export` was given as --output")
