@@ -13,6 +13,7 @@ from typing import NamedTuple
 from gesso import storage
 
 LOOK_LOCAL, LOOK_REMOTE = 0.5, 15.0  # seconds between two looks
+BAR = 20  # cells of a bar, what a terminal of 80 columns has room for
 PLAIN_LINE = 10.0  # seconds between two lines where there is no terminal
 
 
@@ -43,33 +44,54 @@ def seconds(value: float) -> str:
 
 @contextmanager
 def watch(output: str, look: Callable[[], State]) -> Iterator[None]:
-    """Shows, while the body runs, what `look` sees in `output`."""
+    """Shows, while the body runs and once more when it has ended well, what `look` sees in `output`."""
     stop, pause = threading.Event(), LOOK_LOCAL if storage.is_local(output) else LOOK_REMOTE
-    thread = threading.Thread(target=_show, args=(look, stop, pause))
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+    with Display() as display:
+
+        def show() -> None:
+            while not stop.wait(pause):
+                display.show(look())
+
+        thread = threading.Thread(target=show)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+        display.show(look(), last=True)
 
 
-def _show(look: Callable[[], State], stop: threading.Event, pause: float) -> None:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
+class Display:
+    """A bar on a terminal, else a line every ten seconds and at the end; on stderr."""
 
-    live = sys.stderr.isatty()
-    begun, first, shown = monotonic(), None, -PLAIN_LINE
-    columns = (BarColumn(bar_width=30), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True), disable=not live, redirect_stdout=False) as bar:
-        task = bar.add_task("starting", total=None)
-        while not stop.wait(pause):
-            now = look()
-            if now.total is not None and first is None:
-                begun, first = monotonic(), now.done
-            passed = monotonic() - begun
-            text = now.line((now.done - (first or 0)) / passed if passed else None)
-            bar.update(task, description=text, total=now.total, completed=now.done)
-            if not live and monotonic() - shown >= PLAIN_LINE:
-                shown = monotonic()
-                print(text, file=sys.stderr, flush=True)
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
+
+        self._live = sys.stderr.isatty()
+        text = TextColumn("{task.description}", table_column=Column(no_wrap=False, overflow="fold"))
+        bar = BarColumn(bar_width=BAR, table_column=Column(min_width=BAR, no_wrap=True))
+        self._bar = Progress(bar, text, console=Console(stderr=True), disable=not self._live, redirect_stdout=False)
+        self._task = self._bar.add_task("starting", total=None)
+        self._begun, self._shown = monotonic(), -PLAIN_LINE
+        self._first: int | None = None  # done when the total was known
+
+    def __enter__(self) -> "Display":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, now: State, last: bool = False) -> None:
+        """How far it is, with the rate since the total was known first."""
+        if now.total is not None and self._first is None:
+            self._begun, self._first = monotonic(), now.done
+        passed = monotonic() - self._begun
+        text = now.line((now.done - (self._first or 0)) / passed if passed else None)
+        self._bar.update(self._task, description=text, total=now.total, completed=now.done)
+        if not self._live and (last or monotonic() - self._shown >= PLAIN_LINE):
+            self._shown = monotonic()
+            print(text, file=sys.stderr, flush=True)

@@ -1,8 +1,14 @@
 """How long work is shown: counts from markers and notes, rates, durations."""
 
 import json
+import os
+import pty
+import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -47,3 +53,54 @@ def test_markers_and_notes_add_up_and_a_marker_takes_its_notes_place(tmp_path: P
     (tmp_path / "00001_stats.json").write_bytes(marker)
     assert look()[:2] == (20, 20)
     assert look().line(5.0) == "20 of 20 links (100.0%) · 5.0 links/s · 0 s left"
+
+
+SHOW = """
+from gesso.progress import State, line, watch
+text = "257 of 257 links (100.0%) · 241 kept · shard 2 of 2 · 1,234 links/s · 0 s left · http_404 12, timeout 3, dns 1"
+with watch({output!r}, lambda: State(257, 257, lambda rate: text)):
+    {body}
+"""
+
+
+def shown(tmp_path: Path, body: str, columns: int | None) -> str:
+    """What `watch` writes to stderr: a terminal of that many columns, or a pipe. The body's error is left out."""
+    command = [sys.executable, "-c", SHOW.format(output=str(tmp_path), body=body)]
+    if columns is None:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm"}
+    subprocess.run(command, stderr=theirs, env=environment, check=True)
+    os.close(theirs)
+    with os.fdopen(ours, "rb") as stream:
+        written = b"".join(iter(lambda: read_terminal(stream), b""))
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written.decode())
+
+
+def read_terminal(stream: IO[bytes]) -> bytes:
+    """The next bytes; none where the other side is closed."""
+    try:
+        return os.read(stream.fileno(), 1 << 16)
+    except OSError:
+        return b""
+
+
+def test_the_last_line_says_100_percent(tmp_path: Path) -> None:
+    text = shown(tmp_path, "pass", None)
+    assert text.splitlines()[-1].startswith("257 of 257 links (100.0%) · 241 kept")
+
+
+def test_nothing_is_said_to_be_done_that_failed(tmp_path: Path) -> None:
+    assert "100.0%" not in shown(tmp_path, "raise SystemExit(1)", None)
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_terminal_shows_twenty_cells_of_bar_and_every_number(tmp_path: Path, columns: int) -> None:
+    written = shown(tmp_path, "pass", columns)
+    frame = written[written.rindex("━" * 20) :].replace("\r", "")
+    lines = [line.rstrip() for line in frame.splitlines()]
+    assert re.match("━{20} 257 of", lines[0])
+    assert max(map(len, lines)) <= columns
+    words = " ".join(frame.replace("━", "").split())
+    causes = "http_404 12, timeout 3, dns 1"
+    assert words == f"257 of 257 links (100.0%) · 241 kept · shard 2 of 2 · 1,234 links/s · 0 s left · {causes}"

@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
+from gesso import cli
 from gesso.errors import UserError
+from gesso.lock import lock
 from gesso.pipelines import jobs
 from gesso.pipelines.collect.job import build_parser
 from tests import servers
+from tests.datasets import write_dataset
 
 
 def test_beams_flags_pass() -> None:
@@ -79,3 +82,22 @@ def test_ctrl_c_ends_a_job_with_one_line(tmp_path: Path, beam: list[str]) -> Non
     assert not (tmp_path / "raw/.lock").exists()
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["collect", "--input", "{t}/links.csv", "--output", "{t}/out"],
+        ["export", "--shards", "{t}/raw", "--output", "{t}/out"],
+        ["repeats", "--shards", "{t}/raw", "--output", "{t}/out"],
+    ],
+)
+def test_a_second_run_on_one_output_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], argv: list[str]
+) -> None:
+    (tmp_path / "links.csv").write_text("url,caption\nhttp://127.0.0.1:9/a.jpg,a dog on the grass\n")
+    write_dataset(tmp_path / "raw", 1, 10)
+    with lock(str(tmp_path / "out")):
+        assert cli.main([item.format(t=tmp_path) for item in argv]) == 2
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+    assert capsys.readouterr().err.startswith(f"gesso: {tmp_path}/out is being written by `gesso ")
