@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help quickstart test lint format bench lock system
+.PHONY: help quickstart clean-quickstart test lint format bench lock system
 
 help:
 	@echo "make quickstart  environment, then: from links to clean shards on bundled pictures, with pages to look at"
+	@echo "make clean-quickstart  removes what it made, to begin anew"
 	@echo "make test        the test suite"
 	@echo "make lint        ruff, mypy --strict, and the layers"
 	@echo "make bench       every benchmark, one table each (an hour and a half)"
@@ -22,6 +23,9 @@ $(VENV)/ready: requirements.lock pyproject.toml
 
 quickstart: $(VENV)/ready
 	$(BIN)/python examples/quickstart.py
+
+clean-quickstart:
+	rm -rf quickstart
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest

@@ -1,14 +1,14 @@
 """The main job on the bundled pictures, from links to clean shards and tokens. `make quickstart` runs it.
 
-The table of links holds what the real web holds besides good pictures: dead links, a slow server, redirects, a page in
-the place of a picture, a truncated file, a panorama, foreign and boilerplate captions, repeats. In the place of
-MS-COCO's validation set stands a folder with altered copies of collected pictures and with pictures that are not.
+Run again, it goes on where it stopped and keeps what was decided and trained. The table of links holds what the real
+web holds besides good pictures: dead links, a slow server, redirects, a page in the place of a picture, a truncated
+file, a panorama, foreign and boilerplate captions, repeats. In the place of MS-COCO's validation set stands a folder
+with altered copies of collected pictures and with pictures that are not.
 """
 
 import csv
 import io
 import json
-import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,7 +26,7 @@ from gesso import cli
 
 HERE = Path(__file__).resolve().parent
 PICTURES = HERE / "pictures"
-OUTPUT = HERE.parent / "quickstart"
+OUTPUT = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else HERE.parent / "quickstart"
 TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp", "gif": "image/gif"}
 DEADLINE = 8  # seconds; the slow server never answers
 UPDATES = "300"  # of the dVAE
@@ -105,9 +106,9 @@ class Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving() -> Iterator[int]:
-    """The port of the small web, on loopback, while the body runs."""
-    with Server(("127.0.0.1", 0), Web) as server:
+def serving(port: int) -> Iterator[int]:
+    """The port of the small web, on loopback, while the body runs; any that is free where `port` is 0."""
+    with Server(("127.0.0.1", port), Web) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_port
         server.shutdown()
@@ -163,7 +164,7 @@ ALTERATIONS = (cropped, ImageOps.mirror, framed, small, tilted, ImageOps.graysca
 
 def write_references(folder: Path, annotations: Path) -> None:
     """The validation set: altered copies of 36 photographs, and the pictures that are too small for the collection."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     pictures = read_tsv("pictures.tsv")
     photographs = [row for row in pictures if row["file"].endswith(".jpg")][48:84]
     chosen = []
@@ -186,16 +187,23 @@ def gesso(*argv: str) -> None:
     print(f"\n$ gesso {' '.join(argv)}", flush=True)
     code = cli.main(argv)
     if code:
+        print(f"`make clean-quickstart` removes {OUTPUT}, with what was decided and trained there, to begin anew")
         sys.exit(code)
+
+
+def port_of(table: Path) -> int:
+    """The port that an earlier run's links point to; 0 where there is none."""
+    return urlsplit(pq.read_table(table)["url"][0].as_py()).port or 0 if table.exists() else 0
 
 
 def collect() -> str:
     """Links of the small web → OUTPUT/raw."""
     table, shards = OUTPUT / "links.parquet", str(OUTPUT / "raw")
-    with serving() as port:
+    with serving(port_of(table)) as port:
         rows = links(port)
         columns = ("url", "caption", "licence", "source")
-        pq.write_table(pa.table(dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))), table)
+        if not table.exists():
+            pq.write_table(pa.table(dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))), table)
         print(f"{len(rows)} links to a small web on 127.0.0.1:{port}, good ones and faulty ones: {table}")
         flags = ("--shard_size", "200", "--deadline", str(DEADLINE), "--concurrency", "32")
         gesso("collect", "--input", str(table), "--output", shards, "--extra_columns", "licence,source", *flags)
@@ -207,13 +215,15 @@ def collect() -> str:
 def deduplicate(shards: str) -> tuple[str, str]:
     """Which samples show what the validation set shows, and which repeat each other."""
     folder, annotations = OUTPUT / "validation", OUTPUT / "validation.json"
-    write_references(folder, annotations)
+    if not annotations.exists():
+        write_references(folder, annotations)
     embeddings, reference, overlap = (str(OUTPUT / name) for name in ("embeddings", "validation_embeddings", "overlap"))
     gesso("embed", "--shards", shards, "--output", embeddings)
     gesso("embed", "--images", str(folder), "--annotations", str(annotations), "--output", reference)
     gesso("match", "--embeddings", embeddings, "--reference", reference, "--output", overlap)
     gesso("review", overlap, "--no-serve")
-    gesso("review", overlap, "--threshold", THRESHOLD, "--who", "make quickstart")
+    if not (OUTPUT / "overlap/decision.json").exists():
+        gesso("review", overlap, "--threshold", THRESHOLD, "--who", "make quickstart")
     gesso("repeats", "--shards", shards, "--output", str(OUTPUT / "repeats"))
     return overlap, str(OUTPUT / "repeats")
 
@@ -225,14 +235,14 @@ def train(clean: str) -> str:
     loop = ("--steps", UPDATES, "--evaluate_every", str(int(UPDATES) // 2), "--log_every", "5")
     gesso("train", "dvae", "--data", clean, "--output", dvae, "--preset", "tiny", *loop)
     gesso("report", dvae)
-    gesso("encode", "--shards", clean, "--dvae", dvae, "--output", str(OUTPUT / "tokens"), "--views", "2")
+    if not (OUTPUT / "tokens/manifest.json").exists():  # the dVAE may have been trained on since
+        gesso("encode", "--shards", clean, "--dvae", dvae, "--output", str(OUTPUT / "tokens"), "--views", "2")
     gesso("verify", str(OUTPUT / "tokens"))
     return dvae
 
 
 def main() -> None:
-    shutil.rmtree(OUTPUT, ignore_errors=True)
-    OUTPUT.mkdir()
+    OUTPUT.mkdir(exist_ok=True)
     shards = collect()
     overlap, repeats = deduplicate(shards)
     clean = str(OUTPUT / "clean")

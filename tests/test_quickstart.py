@@ -10,14 +10,21 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.slow
-def test_quickstart() -> None:
-    done = subprocess.run([sys.executable, "examples/quickstart.py"], cwd=ROOT, capture_output=True, text=True)
+def run(out: Path) -> str:
+    """What the quickstart prints."""
+    command = [sys.executable, "examples/quickstart.py", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    out = ROOT / "quickstart"
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_quickstart(tmp_path: Path) -> None:
+    out = tmp_path / "quickstart"
+    printed = run(out)
     pages = ("raw/report.html", "overlap/review/index.html", "clean/README.md", "dvae/report.html")
     for page in (out / name for name in pages):
-        assert str(page) in done.stdout
+        assert str(page) in printed
         assert page.exists()
     assert json.loads((out / "raw/manifest.json").read_text())["funnel"] == {
         "rows_read": 493,
@@ -51,3 +58,9 @@ def test_quickstart() -> None:
     figures = [json.loads(line) for line in (out / "dvae/metrics.jsonl").read_text().splitlines()]
     assert figures[-1]["step"] == 300
     assert figures[-1]["loss"] < figures[0]["loss"]
+
+    # Again: all is kept.
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.suffix != ".html"}
+    assert run(out).count("is finished: nothing to do") == 7
+    after = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.suffix != ".html"}
+    assert after == before
