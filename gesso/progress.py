@@ -1,6 +1,6 @@
-"""What long work shows while it runs: a live line on a terminal, else a line every ten seconds; and a shard's notes.
+"""The progress of a running job: a bar on a terminal, else a line every ten seconds.
 
-Progress is read from the output's directory, the same for a job on this machine and for one elsewhere.
+It is read from the output's directory, the same for a job on this machine and on a cluster.
 """
 
 import sys
@@ -12,16 +12,18 @@ from typing import NamedTuple
 
 from gesso import storage
 
-LOOK_LOCAL, LOOK_REMOTE = 0.5, 15.0  # seconds between two looks
+POLL_LOCAL, POLL_REMOTE = 0.5, 15.0  # seconds between two reads
 PLAIN_LINE = 10.0  # seconds between two lines where there is no terminal
 
 
 class State(NamedTuple):
-    """How far some work is."""
+    """How much of the work is done."""
 
     done: int
-    total: int | None  # None: not known yet, so that no rate is told either
-    line: Callable[[float | None], str]  # of the rate, done a second, once there is one
+    total: int | None  # None: not known yet, so there is no rate either
+    line: Callable[
+        [float | None], str
+    ]  # from the rate (items per second; None: not known yet) to the line that is shown
 
 
 def line(done: int, total: int, unit: str, rate: float | None) -> str:
@@ -42,10 +44,10 @@ def seconds(value: float) -> str:
 
 
 @contextmanager
-def watch(output: str, look: Callable[[], State]) -> Iterator[None]:
-    """Shows, while the body runs, what `look` sees in `output`."""
-    stop, pause = threading.Event(), LOOK_LOCAL if storage.is_local(output) else LOOK_REMOTE
-    thread = threading.Thread(target=_show, args=(look, stop, pause))
+def watch(output: str, read_state: Callable[[], State]) -> Iterator[None]:
+    """Shows the progress that `read_state` reads from `output` while the `with` block runs."""
+    stop, pause = threading.Event(), POLL_LOCAL if storage.is_local(output) else POLL_REMOTE
+    thread = threading.Thread(target=_show, args=(read_state, stop, pause))
     thread.start()
     try:
         yield
@@ -54,7 +56,7 @@ def watch(output: str, look: Callable[[], State]) -> Iterator[None]:
         thread.join()
 
 
-def _show(look: Callable[[], State], stop: threading.Event, pause: float) -> None:
+def _show(read_state: Callable[[], State], stop: threading.Event, pause: float) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
@@ -64,7 +66,7 @@ def _show(look: Callable[[], State], stop: threading.Event, pause: float) -> Non
     with Progress(*columns, console=Console(stderr=True), disable=not live, redirect_stdout=False) as bar:
         task = bar.add_task("starting", total=None)
         while not stop.wait(pause):
-            now = look()
+            now = read_state()
             if now.total is not None and first is None:
                 begun, first = monotonic(), now.done
             passed = monotonic() - begun

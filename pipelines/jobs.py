@@ -1,4 +1,4 @@
-"""What every Beam job does alike: refuse unknown flags, name the local runner outright, run to the end, tell."""
+"""What all Beam jobs share: checking Beam's flags, running a pipeline to its end, printing the funnel."""
 
 from argparse import ArgumentParser
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def check_beam_flags(command: str, flags: list[str]) -> None:
-    """Raises UserError for a flag that neither gesso nor Beam knows; Beam would drop it with a warning."""
+    """Raises UserError for a flag that neither gesso nor Beam has; Beam itself only warns and ignores it."""
     from apache_beam.options.pipeline_options import PipelineOptions
 
     parser = ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
@@ -28,7 +28,7 @@ def check_beam_flags(command: str, flags: list[str]) -> None:
 def run(
     build: "Callable[[beam.Pipeline], None]", beam_flags: list[str], watching: AbstractContextManager[None]
 ) -> None:
-    """Builds and runs a pipeline to its end inside `watching`, which shows the progress."""
+    """Builds and runs a pipeline to its end, inside the context manager `watching`, which shows the progress."""
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
@@ -42,7 +42,7 @@ def run(
 
 
 def print_funnel(funnel: Mapping[str, int]) -> None:
-    """All that was read, which stands first, and where it ended."""
+    """Prints each entry of a funnel with its share of the first, which is the number of records read."""
     read, width = next(iter(funnel.values())), max(map(len, funnel))
     for name, count in funnel.items():
         print(f"{name:{width}}  {count:>12,}  {100 * count / max(1, read):5.1f}%")
