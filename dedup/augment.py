@@ -1,8 +1,8 @@
-"""Random transforms that make a positive pair: what happens to a picture on its way through the web (paper section 9).
+"""Random transforms that make positive pairs: how copies of a picture on the web differ (arXiv 2102.12092, section 9).
 
-The section names crop and zoom, aspect distortion, down- and up-scaling, small rotation, JPEG and HSV jitter, with a
-random interpolation kernel wherever one is used. Added: flips, blur and noise, grey, borders, screenshots, text laid
-over. Pictures are (height, width, 3) uint8 RGB; OpenCV, no torch.
+The section lists crop and zoom, aspect distortion, down- and up-scaling, small rotation, JPEG and HSV jitter, with a
+random interpolation kernel wherever one is used. Added here: flips, blur, noise, grey, borders, screenshots, overlaid
+text. Pictures are (height, width, 3) uint8 RGB; OpenCV, no torch.
 """
 
 import math
@@ -16,7 +16,7 @@ from numpy.random import Generator
 from gesso.images import Pixels, encode
 
 KERNELS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_AREA, cv2.INTER_LANCZOS4)
-WARPING = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)  # a rotation has no area kernel
+WARPING = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)  # warpAffine has no area kernel
 FONTS = (
     cv2.FONT_HERSHEY_SIMPLEX,
     cv2.FONT_HERSHEY_DUPLEX,
@@ -30,20 +30,20 @@ Transform = Callable[[Pixels, Generator], Pixels]
 
 
 class Step(NamedTuple):
-    """A transform and how often it is applied."""
+    """A transform and the probability with which it is applied."""
 
     probability: float
     transform: Transform
 
 
 def resize(pixels: Pixels, width: int, height: int, random: Generator) -> Pixels:
-    """To a size, with a kernel drawn at random: no one kernel may become the mark of a copy."""
+    """To a size, with a random kernel, so that no kernel identifies a copy."""
     kernel = int(random.choice(KERNELS))
     return np.asarray(cv2.resize(pixels, (max(1, width), max(1, height)), interpolation=kernel), dtype=np.uint8)
 
 
 def crop(pixels: Pixels, random: Generator) -> Pixels:
-    """A rectangle of 30% to 100% of the area at a random place, its own aspect ratio distorted by up to 4/3."""
+    """A random rectangle of 30% to 100% of the area, its aspect ratio up to 4/3 from the picture's."""
     height, width = pixels.shape[:2]
     share, stretch = random.uniform(0.3, 1), math.exp(random.uniform(-1, 1) * math.log(4 / 3))
     across = min(width, max(8, round(width * math.sqrt(share * stretch))))
@@ -52,22 +52,22 @@ def crop(pixels: Pixels, random: Generator) -> Pixels:
     return pixels[top : top + down, left : left + across]
 
 
-def squeeze(pixels: Pixels, random: Generator) -> Pixels:
-    """Another aspect ratio: each side by up to 3/2."""
+def change_aspect(pixels: Pixels, random: Generator) -> Pixels:
+    """Changes the aspect ratio: scales each side by 2/3 to 3/2."""
     height, width = pixels.shape[:2]
     across, down = (random.uniform(2 / 3, 3 / 2) for _ in range(2))
     return resize(pixels, round(width * across), round(height * down), random)
 
 
 def rescale(pixels: Pixels, random: Generator) -> Pixels:
-    """Down to a quarter of each side, or up by a third; the last resize brings it to the model's size."""
+    """Scales by 1/4 to 4/3; a last resize brings it to the model's size."""
     height, width = pixels.shape[:2]
     factor = math.exp(random.uniform(math.log(1 / 4), math.log(4 / 3)))
     return resize(pixels, round(width * factor), round(height * factor), random)
 
 
 def rotate(pixels: Pixels, random: Generator) -> Pixels:
-    """By up to 15°, zoomed in or not, corners filled with a colour or the picture's own edge."""
+    """By up to 15°, zoomed in or not; corners are filled with a colour, or with the edge's pixels."""
     height, width = pixels.shape[:2]
     zoom = random.choice((1.0, random.uniform(1, 1.4)))
     matrix = cv2.getRotationMatrix2D((width / 2, height / 2), random.uniform(-15, 15), zoom)
@@ -78,7 +78,7 @@ def rotate(pixels: Pixels, random: Generator) -> Pixels:
 
 
 def flip(pixels: Pixels, random: Generator) -> Pixels:
-    """Left and right exchanged."""
+    """Mirrors left and right."""
     return np.ascontiguousarray(pixels[:, ::-1])
 
 
@@ -95,9 +95,9 @@ def shift_hsv(pixels: Pixels, random: Generator) -> Pixels:
 
 def grey(pixels: Pixels, random: Generator) -> Pixels:
     """Without colour, or in sepia."""
-    one = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32)
+    luminance = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32)
     tint = np.array(random.choice(((1, 1, 1), (1.07, 0.95, 0.8))), np.float32)
-    return np.clip(one * tint, 0, 255).astype(np.uint8)
+    return np.clip(luminance * tint, 0, 255).astype(np.uint8)
 
 
 def blur(pixels: Pixels, random: Generator) -> Pixels:
@@ -112,7 +112,7 @@ def noise(pixels: Pixels, random: Generator) -> Pixels:
 
 
 def border(pixels: Pixels, random: Generator) -> Pixels:
-    """A frame of one colour, up to a fifth of the picture on each side, each side by itself."""
+    """A border of one colour, on each side up to a fifth of the picture."""
     height, width = pixels.shape[:2]
     top, bottom = (int(height * random.uniform(0, 0.2)) for _ in range(2))
     left, right = (int(width * random.uniform(0, 0.2)) for _ in range(2))
@@ -121,19 +121,19 @@ def border(pixels: Pixels, random: Generator) -> Pixels:
 
 
 def screenshot(pixels: Pixels, random: Generator) -> Pixels:
-    """The picture as a part of a page: bars, lines of text, other boxes around it; it keeps 55% to 90% of each side."""
+    """The picture on a page with bars, lines of text and boxes around it; it has 55% to 90% of the page's sides."""
     height, width = pixels.shape[:2]
     page_height, page_width = (round(side / random.uniform(0.55, 0.9)) for side in (height, width))
-    page = np.full((page_height, page_width, 3), paper(random), np.uint8)
+    page = np.full((page_height, page_width, 3), page_colour(random), np.uint8)
     for _ in range(int(random.integers(2, 9))):
-        furnish(page, random)
+        draw_element(page, random)
     top, left = int(random.integers(page_height - height + 1)), int(random.integers(page_width - width + 1))
     page[top : top + height, left : left + width] = pixels
     return page
 
 
-def furnish(page: Pixels, random: Generator) -> None:
-    """Draws one thing of those that stand around a picture: a bar, a box, a line of text."""
+def draw_element(page: Pixels, random: Generator) -> None:
+    """Draws a bar, a box or a line of text."""
     height, width = page.shape[:2]
     left, top = int(random.integers(width)), int(random.integers(height))
     match random.integers(3):
@@ -142,37 +142,37 @@ def furnish(page: Pixels, random: Generator) -> None:
         case 1:
             cv2.rectangle(page, (left, top), (left + width // 6, top + height // 8), colour(random), -1)
         case _:
-            write(page, random, left // 2, top)
+            draw_text(page, random, left // 2, top)
 
 
 def text(pixels: Pixels, random: Generator) -> Pixels:
-    """One to three lines laid over the picture, sometimes on a band of one colour."""
+    """One to three lines of text over the picture, sometimes on a coloured band."""
     written = pixels.copy()
     height, width = written.shape[:2]
     for _ in range(int(random.integers(1, 4))):
         top = int(random.integers(height))
         if random.random() < 0.3:
             cv2.rectangle(written, (0, top - height // 12), (width, top + height // 30), colour(random), -1)
-        write(written, random, int(random.integers(max(1, width // 2))), top)
+        draw_text(written, random, int(random.integers(max(1, width // 2))), top)
     return written
 
 
-def write(page: Pixels, random: Generator, left: int, top: int) -> None:
-    """A line of random letters in a random face, size and colour."""
+def draw_text(page: Pixels, random: Generator, left: int, top: int) -> None:
+    """A line of random letters in a random font, size and colour."""
     letters = "".join(random.choice(list(LETTERS), int(random.integers(4, 28))))
     size = random.uniform(0.0012, 0.006) * page.shape[0]
-    face, thickness = int(random.choice(FONTS)), max(1, round(size * 2))
-    cv2.putText(page, letters, (left, top), face, size, colour(random), thickness, cv2.LINE_AA)
+    font, thickness = int(random.choice(FONTS)), max(1, round(size * 2))
+    cv2.putText(page, letters, (left, top), font, size, colour(random), thickness, cv2.LINE_AA)
 
 
 def jpeg(pixels: Pixels, random: Generator) -> Pixels:
-    """Through a JPEG of quality 20 to 95."""
+    """Compresses as a JPEG of quality 20 to 95."""
     body = encode(np.ascontiguousarray(pixels), int(random.integers(20, 96)))
     return np.asarray(cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR_RGB), dtype=np.uint8)
 
 
 def colour(random: Generator) -> tuple[int, int, int]:
-    """Black, white, or any: frames are mostly of the first two."""
+    """Black or white, each with probability 1/4, else any colour."""
     plain = random.random()
     if plain < 0.5:
         return (0, 0, 0) if plain < 0.25 else (255, 255, 255)
@@ -180,16 +180,16 @@ def colour(random: Generator) -> tuple[int, int, int]:
     return int(red), int(green), int(blue)
 
 
-def paper(random: Generator) -> tuple[int, int, int]:
-    """What a page is made of: light, dark, or coloured."""
+def page_colour(random: Generator) -> tuple[int, int, int]:
+    """A page's background."""
     return colour(random) if random.random() < 0.5 else (245, 245, 245)
 
 
-# In the order in which they happen to a picture: edited, published, downloaded and posted again.
+# In the order in which a picture on the web is edited, published, downloaded and posted again.
 STEPS = (
     Step(0.35, flip),
     Step(0.75, crop),
-    Step(0.3, squeeze),
+    Step(0.3, change_aspect),
     Step(0.3, rotate),
     Step(0.2, border),
     Step(0.15, screenshot),
@@ -204,7 +204,7 @@ STEPS = (
 
 
 def transformed(pixels: Pixels, side: int, random: Generator) -> Pixels:
-    """A copy as the web makes them, (side, side, 3): each step of STEPS as often as it says."""
+    """An altered copy, (side, side, 3): each transform of STEPS with its probability."""
     for step in STEPS:
         if random.random() < step.probability:
             pixels = step.transform(pixels, random)
@@ -212,5 +212,5 @@ def transformed(pixels: Pixels, side: int, random: Generator) -> Pixels:
 
 
 def plain(pixels: Pixels, side: int, random: Generator) -> Pixels:
-    """The picture itself, (side, side, 3), with a random kernel."""
+    """The picture itself, resized to (side, side, 3) with a random kernel."""
     return resize(pixels, side, side, random)

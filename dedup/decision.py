@@ -1,11 +1,10 @@
-"""A person's decision on an overlap, decision.json: a threshold, and verdicts on single pairs that outweigh it.
+"""A person's decision on an overlap, decision.json: a threshold, and verdicts on single pairs that override it.
 
-    judged pair     its verdict holds, whatever the threshold
+    judged pair     its verdict counts, whatever the threshold
     other pair      a duplicate where similarity ≥ threshold
-    from these      the training samples to drop (of any duplicate pair, at any rank)
-                    the references to leave out (those with a duplicate pair)
 
-Similarities are float32 and thresholds float64: both are compared as float64, here as on the page.
+Duplicate pairs, at any rank, decide which training samples are dropped and which references are left out.
+Similarities are float32 and thresholds float64: both are compared as float64, here and on the page.
 """
 
 import json
@@ -32,7 +31,7 @@ KIND = "decision"
 FORMAT = 1
 DUPLICATE, DIFFERENT = "duplicate", "different"
 VERDICTS = (DUPLICATE, DIFFERENT)
-BETWEEN = "\0"  # a pair's two keys as one text; no file name holds it
+SEPARATOR = "\0"  # joins the keys of a pair; no file name contains it
 Z = 1.959963984540054  # standard normal quantile of 0.975: two-sided intervals of 95%
 FIELDS: dict[str, Any] = {
     "threshold": (int, float),
@@ -44,17 +43,20 @@ FIELDS: dict[str, Any] = {
 }
 
 
+OVERRIDE_FIELDS = ("reference_key", "uid", "verdict")  # in decision.json
+
+
 class Override(NamedTuple):
-    """A person's verdict on one pair: `duplicate` or `different`."""
+    """A person's verdict on one pair."""
 
     reference_key: str
-    uid: str
-    verdict: str
+    key: str  # of the training sample
+    verdict: str  # `duplicate` or `different`
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What was decided, by whom and when (ISO-8601 in UTC), on which matches. Overrides are sorted, one a pair."""
+    """The decision, by whom and when (ISO-8601 in UTC), on which matches. Overrides are sorted, one for each pair."""
 
     threshold: float  # cosine similarity from -1 to 1
     overrides: tuple[Override, ...]
@@ -67,27 +69,27 @@ class Decision:
         if not -1 <= self.threshold <= 1:
             raise UserError(f"the threshold is {self.threshold}: give a cosine similarity from -1 to 1")
         if not self.who.strip():
-            raise UserError("nobody is named as the one who decided: give a name")
+            raise UserError("the name of who decided is missing: give one")
         verdicts = sorted({item.verdict for item in self.overrides} - set(VERDICTS))
         if verdicts:
             raise UserError(f"a verdict is {verdicts[0]!r}: give one of {', '.join(VERDICTS)}")
         pairs = [item[:2] for item in self.overrides]
-        twice = next((one for one, other in pairwise(pairs) if one == other), None)
-        if twice:
-            raise UserError(f"two verdicts stand on {twice[0]!r} and {twice[1]!r}: leave one")
+        repeated = next((one for one, other in pairwise(pairs) if one == other), None)
+        if repeated:
+            raise UserError(f"there are two verdicts on {repeated[0]!r} and {repeated[1]!r}: keep one")
         assert pairs == sorted(pairs), "overrides are not sorted"
 
 
 class Duplicates(NamedTuple):
-    """What follows from a decision."""
+    """The consequences of a decision."""
 
-    pairs: Mask  # a row of the matches: is it a duplicate?
-    uids: list[str]  # training samples to drop, sorted
-    references: list[str]  # reference keys to leave out, sorted
+    pairs: Mask  # (rows of the matches,): is the pair a duplicate?
+    samples: list[str]  # keys of the training samples to drop, sorted
+    references: list[str]  # keys of the references to leave out, sorted
 
 
 class Share(NamedTuple):
-    """`hits` of `total`, and the interval of 95% of the share behind them (Wilson's score interval)."""
+    """`hits` of `total`, and the 95% interval of the proportion (Wilson's score interval)."""
 
     hits: int
     total: int
@@ -98,8 +100,8 @@ class Share(NamedTuple):
 class Judged(NamedTuple):
     """How the threshold alone agrees with the pairs that were judged."""
 
-    precision: Share  # judged duplicates among the judged pairs at or over the threshold
-    misses: Share  # judged duplicates under the threshold among all judged duplicates
+    precision: Share  # duplicates among the judged pairs at or over the threshold
+    misses: Share  # pairs under the threshold among the judged duplicates
 
 
 def now() -> str:
@@ -107,7 +109,7 @@ def now() -> str:
 
 
 def with_threshold(overlap: Overlap, old: Decision | None, threshold: float, who: str) -> Decision:
-    """A threshold with the verdicts that there are, decided now; the old decision where it says the same."""
+    """The old verdicts with a new threshold, decided now; the old decision where nothing changes."""
     if old and (old.threshold, old.who) == (threshold, who):
         return old
     return Decision(threshold, old.overrides if old else (), who, now(), overlap.model, overlap.sha256)
@@ -118,7 +120,7 @@ def to_json(decision: Decision) -> Json:
         "format": FORMAT,
         "kind": KIND,
         "threshold": decision.threshold,
-        "overrides": [item._asdict() for item in decision.overrides],
+        "overrides": [dict(zip(OVERRIDE_FIELDS, item, strict=True)) for item in decision.overrides],
         "who": decision.who,
         "when": decision.when,
         "model": decision.model,
@@ -127,51 +129,48 @@ def to_json(decision: Decision) -> Json:
 
 
 def from_json(value: Any, source: str) -> Decision:
-    """Raises UserError, naming `source`, where the value is no decision."""
+    """Raises UserError, which names `source`, where the value is not a decision."""
     if not isinstance(value, dict) or value.get("kind") != KIND or value.get("format") != FORMAT:
         raise UserError(
-            f"{source} is no decision of format {FORMAT}: give a decision.json that `gesso review` has written"
+            f"{source} is not a decision of format {FORMAT}: give a decision.json that `gesso review` wrote"
         )
     for name, kinds in FIELDS.items():
         if not isinstance(value.get(name), kinds) or isinstance(value[name], bool):
-            raise UserError(
-                f"{source}: {name} is {value.get(name)!r}: give a decision.json that `gesso review` has written"
-            )
+            raise UserError(f"{source}: {name} is {value.get(name)!r}: give a decision.json that `gesso review` wrote")
     try:
-        overrides = tuple(sorted(override(item) for item in value["overrides"]))
+        overrides = tuple(sorted(parse_override(item) for item in value["overrides"]))
         rest = {name: value[name] for name in ("who", "when", "model", "matches_sha256")}
         return Decision(threshold=float(value["threshold"]), overrides=overrides, **rest)
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
 
 
-def override(value: Any) -> Override:
-    names = Override._fields
-    if not isinstance(value, dict) or not all(isinstance(value.get(name), str) for name in names):
-        raise UserError(f"a verdict is {value!r}: give texts for {', '.join(names)}")
-    return Override(*(value[name] for name in names))
+def parse_override(value: Any) -> Override:
+    if not isinstance(value, dict) or not all(isinstance(value.get(name), str) for name in OVERRIDE_FIELDS):
+        raise UserError(f"a verdict is {value!r}: give strings for {', '.join(OVERRIDE_FIELDS)}")
+    return Override(*(value[name] for name in OVERRIDE_FIELDS))
 
 
 def read(path: str, overlap: Overlap) -> Decision:
-    """The decision of a file, if it is one on these matches. Raises UserError."""
+    """The decision in a file. Raises UserError where there is none, or it was made on other matches."""
     try:
         value = storage.read_json(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}): give another file") from error
     except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}): give a decision.json that `gesso review` has written") from error
+        raise UserError(f"{path} is not JSON ({error}): give a decision.json that `gesso review` wrote") from error
     return checked(from_json(value, path), overlap, path)
 
 
 def checked(decision: Decision, overlap: Overlap, source: str) -> Decision:
-    """The decision itself. Raises UserError where it was made for another model, or on other pairs."""
+    """The decision itself. Raises UserError where it was made for another model or on other matches."""
     if decision.model != overlap.model:
         theirs, ours = (json.dumps(model, sort_keys=True) for model in (decision.model, overlap.model))
-        raise UserError(f"{source} was decided for the model {theirs}, but {overlap.path} is of {ours}: decide anew")
+        raise UserError(f"{source} was made for the model {theirs}, but {overlap.path} is of {ours}: decide again")
     if decision.matches_sha256 != overlap.sha256:
         raise UserError(
-            f"{source} was decided on other matches (sha256 {decision.matches_sha256[:12]}…) than those of "
-            f"{overlap.path} ({overlap.sha256[:12]}…): decide anew"
+            f"{source} was made on other matches (sha256 {decision.matches_sha256[:12]}…) than those of "
+            f"{overlap.path} ({overlap.sha256[:12]}…): decide again"
         )
     unknown = [
         item for item, row in zip(decision.overrides, rows_of(overlap.matches, decision), strict=True) if row < 0
@@ -188,16 +187,16 @@ def write(path: str, decision: Decision) -> None:
 
 
 def duplicates(matches: pa.Table, decision: Decision) -> Duplicates:
-    """Which rows of the matches are duplicates, and what that drops and leaves out."""
+    """The duplicate pairs, and which samples and references they drop and leave out."""
     mask = similarities(matches) >= decision.threshold
     rows = rows_of(matches, decision)
     mask[rows] = is_duplicate(decision)
-    uids, references = (pc.unique(matches[name].filter(pa.array(mask))) for name in ("uid", "reference_key"))
-    return Duplicates(mask, sorted(uids.to_pylist()), sorted(references.to_pylist()))
+    samples, references = (pc.unique(matches[name].filter(pa.array(mask))) for name in ("uid", "reference_key"))
+    return Duplicates(mask, sorted(samples.to_pylist()), sorted(references.to_pylist()))
 
 
 def judged(matches: pa.Table, decision: Decision) -> Judged:
-    """Precision and misses of the threshold among the pairs that were judged, which are no random sample."""
+    """Precision and misses of the threshold among the judged pairs, which are not a random sample."""
     over = similarities(matches)[rows_of(matches, decision)] >= decision.threshold
     duplicate = is_duplicate(decision)
     return Judged(
@@ -211,16 +210,18 @@ def similarities(matches: pa.Table) -> npt.NDArray[np.float64]:
 
 
 def rows_of(matches: pa.Table, decision: Decision) -> npt.NDArray[np.int64]:
-    """The row of each override's pair; -1 where the matches do not hold it."""
+    """The row of each override's pair; -1 where it is not in the matches."""
     found = np.full(len(decision.overrides), -1, np.int64)
-    wanted = pa.array([item.reference_key + BETWEEN + item.uid for item in decision.overrides], pa.string())
+    wanted = pa.array([item.reference_key + SEPARATOR + item.key for item in decision.overrides], pa.string())
     candidates = np.flatnonzero(
-        pc.is_in(matches["uid"], value_set=pa.array([item.uid for item in decision.overrides], pa.string()))
+        pc.is_in(matches["uid"], value_set=pa.array([item.key for item in decision.overrides], pa.string()))
     )
     some = matches.select(["reference_key", "uid"]).take(pa.array(candidates))
-    places = pc.index_in(pc.binary_join_element_wise(some["reference_key"], some["uid"], BETWEEN), value_set=wanted)
-    known = places.is_valid().to_numpy()
-    found[places.drop_null().to_numpy()] = candidates[known]
+    positions = pc.index_in(
+        pc.binary_join_element_wise(some["reference_key"], some["uid"], SEPARATOR), value_set=wanted
+    )
+    known = positions.is_valid().to_numpy()
+    found[positions.drop_null().to_numpy()] = candidates[known]
     return found
 
 
@@ -229,7 +230,7 @@ def is_duplicate(decision: Decision) -> Mask:
 
 
 def share(hits: int, total: int) -> Share:
-    """Wilson's score interval (1927), which stays within [0, 1] and holds where few or all are hits; [0, 1] of none."""
+    """With Wilson's score interval (1927), which is valid for few hits or misses, too; [0, 1] where total is 0."""
     if not total:
         return Share(0, 0, 0.0, 1.0)
     part, weight = hits / total, Z * Z / total

@@ -1,8 +1,8 @@
-"""The near-duplicate detector (paper section 9): picture → unit vector. The model and its file; training is learn.py.
+"""The near-duplicate detector (arXiv 2102.12092, section 9): picture → unit vector. Its training is trainer.py.
 
-Batch statistics would let the loss be read off the batch, so nothing here keeps any: the ResNet has weight norm in the
-place of batch norm, and the EfficientNet's is absorbed into its convolutions before training. N pictures, S side of the
-square input, D dimension.
+No layer uses batch statistics, since they would leak information between the pairs of a batch: the ResNet has weight
+norm instead of batch norm, and the EfficientNet's batch norm is fused into its convolutions before training.
+N pictures, S side of the square input, C channels, D dimension of the embedding.
 
     (N, 3, S, S) in [0, 1] ─ standardise ─ backbone ─▶ (N, C, S/32, S/32) ─ generalised mean ─ linear ─▶ (N, D), norm 1
 """
@@ -43,14 +43,14 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 
 
 class NoNorm(nn.Identity):
-    """Stands where timm's ResNet wants a normalisation layer."""
+    """The identity, as the normalisation layer that timm's ResNet requires."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         super().__init__()
 
 
 def resnet50(config: DetectorConfig) -> tuple[nn.Module, int]:
-    """The paper's: anti-aliased strides, weight norm, GELU. Returns it with its number of channels."""
+    """The paper's ResNet-50: anti-aliased strides, weight norm, GELU. Returns the model and its number of channels."""
     channels = tuple(max(8, round(size * config.width)) for size in RESNET_CHANNELS)
     model = ResNet(
         Bottleneck,
@@ -66,18 +66,18 @@ def resnet50(config: DetectorConfig) -> tuple[nn.Module, int]:
     )
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Conv2d):
-            normalise_weights(module, gain_of(name))
+            add_weight_norm(module, initial_gain(name))
     return model, model.num_features
 
 
-def gain_of(name: str) -> float:
-    """The initial norm of a convolution's filters: branches begin as nothing, so that blocks begin as identities."""
+def initial_gain(name: str) -> float:
+    """The initial norm of a convolution's filters: 0 at the end of a branch, so that blocks start as identities."""
     if name.endswith("conv3"):
         return 0.0
     return 1.0 if "downsample" in name else GELU_GAIN
 
 
-def normalise_weights(convolution: nn.Conv2d, gain: float) -> None:
+def add_weight_norm(convolution: nn.Conv2d, gain: float) -> None:
     """Weight norm with filters of norm `gain`: w = g · v / ‖v‖."""
     nn.init.normal_(convolution.weight)
     normalised: Any = weight_norm(convolution)
@@ -85,9 +85,9 @@ def normalise_weights(convolution: nn.Conv2d, gain: float) -> None:
 
 
 def efficientnet_lite0(config: DetectorConfig) -> tuple[nn.Module, int]:
-    """A small backbone for machines without an accelerator, to begin from ImageNet weights (`--init`)."""
+    """A small backbone for machines without an accelerator, to be initialised with ImageNet weights (`--init`)."""
     model = lite0_with_batch_norm()
-    absorb_batch_norm(model)
+    fuse_batch_norm(model)
     return model, model.num_features
 
 
@@ -95,8 +95,8 @@ def lite0_with_batch_norm() -> Any:
     return timm.create_model("tf_efficientnet_lite0", num_classes=0, global_pool="").eval()
 
 
-def absorb_batch_norm(model: nn.Module) -> None:
-    """Puts each batch norm, with the statistics it has, into the convolution before it: the same function."""
+def fuse_batch_norm(model: nn.Module) -> None:
+    """Fuses each batch norm, with its current statistics, into the convolution before it: the same function."""
     for module in model.modules():
         children = list(module.named_children())
         for (_, convolution), (name, norm) in pairwise(children):
@@ -138,9 +138,8 @@ def build(config: DetectorConfig) -> Detector:
     return Detector(config).to(memory_format=torch.channels_last)
 
 
-def begin_from(model: Detector, path: str) -> None:
-    """Takes over EfficientNet-lite0's ImageNet weights: a state dict, its names told by their order. Any classifier's
-    are left out.
+def load_backbone(model: Detector, path: str) -> None:
+    """Loads EfficientNet-lite0's ImageNet weights from a state dict, matched by order; a classifier's are ignored.
 
     Raises UserError where they do not fit.
     """
@@ -149,17 +148,17 @@ def begin_from(model: Detector, path: str) -> None:
         given = torch.load(path, map_location="cpu", weights_only=True)
         kept = [value for name, value in given.items() if not name.startswith(CLASSIFIERS)]
         source.load_state_dict(dict(zip(source.state_dict(), kept, strict=True)))
-        absorb_batch_norm(source)
+        fuse_batch_norm(source)
         model.backbone.load_state_dict(source.state_dict())
     except (OSError, RuntimeError, ValueError, AttributeError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"--init {path} is no state dict of the backbone ({reason}): give EfficientNet-lite0's"
+            f"--init {path} is not a state dict of the backbone ({reason}): give EfficientNet-lite0's"
         ) from error
 
 
 def prepare(pixels: Pixels, size: int) -> Pixels:
-    """(H, W, 3) uint8 RGB → (size, size, 3): the whole picture, squeezed by area averaging."""
+    """(H, W, 3) uint8 RGB → (size, size, 3): the whole picture, resized by area averaging."""
     return np.asarray(cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
@@ -171,7 +170,7 @@ def save(model: Detector, config: DetectorConfig, path: str) -> None:
 
 
 def load(path: str | None = None) -> tuple[Detector, DetectorConfig]:
-    """A trained detector, ready to embed: a .safetensors file, a run's directory, or the small one that gesso ships.
+    """A trained detector, ready to embed, from a .safetensors file or a run's directory; by default the shipped one.
 
     Raises UserError where there is none.
     """
@@ -186,11 +185,11 @@ def load(path: str | None = None) -> tuple[Detector, DetectorConfig]:
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{source} holds no detector ({reason}): give what `gesso train detector` wrote") from error
-    return fold(model.eval().requires_grad_(False)), config
+    return remove_weight_norm(model.eval().requires_grad_(False)), config
 
 
-def fold(model: Detector) -> Detector:
-    """Weight norm as plain weights: the same function, without computing them at every step."""
+def remove_weight_norm(model: Detector) -> Detector:
+    """Replaces weight norm by plain weights: the same function, without computing them in every forward pass."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and hasattr(module, "parametrizations"):
             remove_parametrizations(module, "weight")

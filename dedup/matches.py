@@ -1,4 +1,4 @@
-"""What `gesso match` is made of: the search of a part, and the table of all that was found. No Beam."""
+"""The search of `gesso match`: references, the search of a part, the table of all matches. No Beam."""
 
 from collections.abc import Callable
 
@@ -6,17 +6,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from gesso.dataset.embeddings import NO_SHARD, Embeddings, Pictures, Portion, all_rows, read_ahead, read_pictures
+from gesso.dataset.embeddings import NO_SHARD, Chunk, Embeddings, Pictures, all_rows, read_ahead, read_pictures
 from gesso.dataset.schemas import MATCH_FIELDS
 from gesso.dedup import nearest
-from gesso.dedup.nearest import NO_DISTANCE, Slots
+from gesso.dedup.nearest import NO_DISTANCE, Neighbours
 from gesso.errors import UserError
 
 
 def read_references(reference: Embeddings) -> Pictures:
-    """All references at once, as queries. Raises UserError where there are none, or two of one key."""
+    """All references, as queries. Raises UserError where there are none, or two have the same key."""
     if not reference.blocks:
-        raise UserError(f"{reference.path} holds no embeddings of pictures: nothing to look for")
+        raise UserError(f"{reference.path} holds no embeddings: there is nothing to search for")
     queries = read_pictures(reference, all_rows(reference))
     keys, counts = np.unique(queries.keys, return_counts=True)
     if len(keys) < len(queries.keys):
@@ -26,28 +26,28 @@ def read_references(reference: Embeddings) -> Pictures:
 
 
 def search_part(
-    queries: Pictures, training: Embeddings, part: list[Portion], top_k: int, done: Callable[[int], None]
-) -> Slots:
-    """The nearest neighbours of the queries in some portions, (Q, top_k); `done` is told the rows of each."""
+    queries: Pictures, training: Embeddings, part: list[Chunk], top_k: int, advance: Callable[[int], None]
+) -> Neighbours:
+    """The nearest neighbours (Q, top_k) of the queries in some chunks; calls `advance` with the rows of each chunk."""
     found = nearest.empty((len(queries.keys), top_k))
     for pictures in read_ahead(training, part):
         found = nearest.search(found, queries, pictures)
-        done(len(pictures.keys))
+        advance(len(pictures.keys))
     return found
 
 
-def matches_table(keys: npt.NDArray[np.bytes_], found: Slots) -> pa.Table:
-    """All that was found (Q, k) for the references (Q,), sorted by (reference_key, rank)."""
+def matches_table(keys: npt.NDArray[np.bytes_], found: Neighbours) -> pa.Table:
+    """The neighbours (Q, k) of the references (Q,) as a table of MATCH_FIELDS, sorted by (reference_key, rank)."""
     order = np.argsort(keys)
     keys, found = keys[order], found[order]
     reference, column = np.nonzero(found["similarity"] > -np.inf)
-    slots = found[reference, column]
+    filled = found[reference, column]
     columns = [
         [key.decode() for key in keys[reference].tolist()],
         (column + 1).astype(np.int32),
-        [uid.decode() for uid in slots["uid"].tolist()],
-        pa.array(slots["shard"], mask=slots["shard"] == NO_SHARD),
-        slots["similarity"].copy(),
-        pa.array(slots["distance"].astype(np.int32), mask=slots["distance"] == NO_DISTANCE),
+        [key.decode() for key in filled["uid"].tolist()],
+        pa.array(filled["shard"], mask=filled["shard"] == NO_SHARD),
+        filled["similarity"].copy(),
+        pa.array(filled["distance"].astype(np.int32), mask=filled["distance"] == NO_DISTANCE),
     ]
     return pa.table(columns, pa.schema(MATCH_FIELDS))

@@ -1,7 +1,7 @@
-"""Any model behind one face: pictures → unit vectors. Our detector and every picture model of open_clip's. No Beam.
+"""One interface to all embedding models, the detector and those of open_clip: pictures → unit vectors. No Beam.
 
     pixels (H, W, 3) uint8 ─ prepare ─▶ (S, S, 3) uint8 ─ a batch, embed ─▶ (N, D) float16, rows of norm 1
-                              on any thread                 on the device: to float, standardised, forward, normalised
+                              on any thread                 on the device: float, standardise, forward, normalise
 
 N pictures, S side of the model's input, D dimension of the embedding.
 """
@@ -37,35 +37,35 @@ SHIPPED = "detector"
 RANDOM = "random"
 SEED = 0  # of random weights
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-WHOLE = 1 << 16  # more pixels than a JPEG's side has: nothing is scaled while decoding
-# What open_clip and torch are seen to raise on a checkpoint that is none or does not fit.
-UNFIT = (OSError, RuntimeError, ValueError, KeyError, AttributeError, TypeError, EOFError, pickle.UnpicklingError)
+NO_SCALING = 1 << 16  # a `min_side` above any JPEG's side: decoding does not scale
+# What open_clip and torch raise for a file that is not a checkpoint, or does not fit.
+LOAD_ERRORS = (OSError, RuntimeError, ValueError, KeyError, AttributeError, TypeError, EOFError, pickle.UnpicklingError)
 
 
-class Parts(NamedTuple):
-    """What differs between the kinds of models."""
+class Backend(NamedTuple):
+    """A kind of model, for `Model`."""
 
     module: nn.Module
     encode: Callable[[Tensor], Tensor]  # float32 (N, 3, S, S) in [0, 1] → (N, D)
     prepare: Callable[[Pixels], Pixels]
-    least: int  # pixels that `prepare` wants a picture's short side to have, where it has them
+    min_side: int  # pixels of the short side that `prepare` needs; decoding may scale larger pictures down to it
     identity: Identity
 
 
 class Model:
-    """Pictures → embeddings. `identity` is equal for two models iff their embeddings may be compared.
+    """Pictures → embeddings. Embeddings of two models are comparable iff their `identity` is equal.
 
     `prepare` and, on a CPU, `embed` may run on many threads.
     """
 
-    def __init__(self, parts: Parts, device: torch.device, precision: str) -> None:
-        self.identity = parts.identity
-        self.prepare = parts.prepare
-        self.least = parts.least
+    def __init__(self, backend: Backend, device: torch.device, precision: str) -> None:
+        self.identity = backend.identity
+        self.prepare = backend.prepare
+        self.min_side = backend.min_side
         self.device = device
         self.precision = precision
-        parts.module.to(device)
-        self._encode = parts.encode
+        backend.module.to(device)
+        self._encode = backend.encode
 
     @property
     def dimension(self) -> int:
@@ -77,31 +77,33 @@ class Model:
         Raises UserError where the precision is too narrow for the model.
         """
         half = self.precision != "fp32"
-        writable = torch.from_numpy(np.require(batch, requirements=["C", "W"]))  # torch wants it so
-        pictures = writable.to(self.device).permute(0, 3, 1, 2)  # channels last, as they lie in memory
+        writable = torch.from_numpy(np.require(batch, requirements=["C", "W"]))  # torch.from_numpy needs it
+        pictures = writable.to(self.device).permute(0, 3, 1, 2)  # a view: the memory stays channels last
         with torch.inference_mode(), torch.autocast(self.device.type, DTYPES[self.precision], enabled=half):
             features = self._encode(pictures.float().div(255)).float()
         vectors: Vectors = nn.functional.normalize(features, dim=1).half().cpu().numpy()
         if not np.isfinite(vectors).all():
-            raise UserError(f"{self.identity['name']} gives no finite numbers in {self.precision}: --precision fp32")
+            raise UserError(
+                f"{self.identity['name']} gives numbers that are not finite in {self.precision}: give --precision fp32"
+            )
         return vectors
 
 
-_opened: WeakValueDictionary[ModelSettings, Model] = WeakValueDictionary()
-_opening = threading.Lock()
+_open_models: WeakValueDictionary[ModelSettings, Model] = WeakValueDictionary()
+_lock = threading.Lock()
 
 
 def open_model(settings: ModelSettings) -> Model:
-    """The model of these settings; the one that is open already where a process asks again.
+    """The model of these settings, opened once in a process.
 
-    Raises UserError: no such model, weights that cannot be had or do not fit, no such device.
+    Raises UserError: no such model, weights that cannot be downloaded or do not fit, no such device.
     """
-    with _opening:
-        model = _opened.get(settings)
+    with _lock:
+        model = _open_models.get(settings)
         if model is None:
             device = choose_device(settings.device)
-            model = Model(parts_of(settings), device, choose_precision(settings.precision, device))
-            _opened[settings] = model
+            model = Model(open_backend(settings), device, choose_precision(settings.precision, device))
+            _open_models[settings] = model
         return model
 
 
@@ -113,24 +115,24 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """On a CPU fp32: where it has no instructions for bf16, that is slower."""
+    """`auto` on a CPU is fp32: bf16 is slower where the CPU has no instructions for it."""
     automatic = "fp16" if device.type == "cuda" else "fp32"
     return automatic if name == "auto" else name
 
 
-def parts_of(settings: ModelSettings) -> Parts:
+def open_backend(settings: ModelSettings) -> Backend:
     name = settings.model
     if name != SHIPPED and not name.endswith(".safetensors") and not Path(name).exists():
-        return open_clip_parts(name, settings.pretrained)
+        return open_clip_backend(name, settings.pretrained)
     if settings.pretrained:
         raise UserError(
             f"--pretrained {settings.pretrained} is for open_clip's models: leave it out with --model {name}"
         )
-    return detector_parts(None if name == SHIPPED else name)
+    return detector_backend(None if name == SHIPPED else name)
 
 
-def detector_parts(path: str | None) -> Parts:
-    """The detector, which gets the whole picture squeezed into a square."""
+def detector_backend(path: str | None) -> Backend:
+    """The detector; its input is the whole picture, resized to a square."""
     source = Path(path) if path else Path(str(resources.files("gesso.dedup"))) / "weights" / detector.WEIGHTS
     source = source / detector.WEIGHTS if source.is_dir() else source
     module, config = detector.load(str(source))
@@ -142,56 +144,62 @@ def detector_parts(path: str | None) -> Parts:
         "image_size": size,
         "dimension": config.dimension,
     }
-    least = round(size * images.DCT_MARGIN)
-    return Parts(module, module, lambda pixels: detector.prepare(pixels, size), least, identity)
+    min_side = round(size * images.DCT_MARGIN)
+    return Backend(module, module, lambda pixels: detector.prepare(pixels, size), min_side, identity)
 
 
-def open_clip_parts(name: str, pretrained: str) -> Parts:
-    """A model of open_clip's with the tag's own preprocessing, on pixels that are RGB and upright already."""
+def open_clip_backend(name: str, pretrained: str) -> Backend:
+    """A model of open_clip with the preprocessing of its weights; pixels are RGB and upright already."""
     import open_clip
 
     check_open_clip(name, pretrained)
     try:
-        with quiet(), torch.random.fork_rng(devices=[]):
+        with logging_disabled(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
-            given = None if pretrained == RANDOM else pretrained
-            module = open_clip.create_model(name, given, pretrained_text=False).eval().requires_grad_(False)
-    except UNFIT as error:
+            tag = None if pretrained == RANDOM else pretrained
+            module = open_clip.create_model(name, tag, pretrained_text=False).eval().requires_grad_(False)
+    except LOAD_ERRORS as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"--pretrained {pretrained} does not fit {name} ({reason}): give its own weights") from error
+        raise UserError(
+            f"--pretrained {pretrained} does not fit {name} ({reason}): give weights of that model"
+        ) from error
     config = module.visual.preprocess_cfg
-    encode = encoder(module, config["mean"], config["std"])
+    encode = make_encode(module, config["mean"], config["std"])
     height, width = config["size"] if isinstance(config["size"], tuple) else (config["size"],) * 2
     with torch.inference_mode():
         dimension = encode(torch.zeros(1, 3, height, width)).shape[1]
     identity = {
         "name": name,
         "pretrained": pretrained if pretrained in (RANDOM, *open_clip.list_pretrained_tags_by_model(name)) else None,
-        "sha256": sha256_of(module.visual),
+        "sha256": weights_sha256(module.visual),
         "image_size": max(height, width),
         "dimension": dimension,
     }
-    return Parts(module, encode, preparer(config), WHOLE, identity)
+    return Backend(module, encode, make_prepare(config), NO_SCALING, identity)
 
 
 def check_open_clip(name: str, pretrained: str) -> None:
-    """Raises UserError unless open_clip knows the model and its weights are there or can be fetched."""
+    """Raises UserError unless open_clip has the model, and its weights exist or can be downloaded."""
     import open_clip
 
     known = open_clip.list_models()
     if name not in known:
         close = ", ".join(get_close_matches(name, known, 3, 0))
-        raise UserError(f"--model {name} is no file, no run and no model of open_clip's: the nearest are {close}")
+        raise UserError(f"--model {name} is not a file, a run or a model of open_clip: similar names are {close}")
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained in tags:
-        fetch(name, pretrained)
+        download_weights(name, pretrained)
     elif pretrained != RANDOM and not Path(pretrained).is_file():
-        given = f"--pretrained {pretrained} is no file and no tag of {name}" if pretrained else f"{name} needs weights"
-        raise UserError(f"{given}: give --pretrained and {', '.join([*tags, 'the path of a checkpoint, or random'])}")
+        tag = (
+            f"--pretrained {pretrained} is neither a file nor a tag of {name}"
+            if pretrained
+            else f"{name} needs weights"
+        )
+        raise UserError(f"{tag}: give --pretrained and {', '.join([*tags, 'the path of a checkpoint, or random'])}")
 
 
-def fetch(name: str, tag: str) -> None:
-    """Brings a tag's weights into open_clip's cache."""
+def download_weights(name: str, tag: str) -> None:
+    """Downloads the weights of a tag into open_clip's cache."""
     import open_clip
 
     try:
@@ -199,12 +207,12 @@ def fetch(name: str, tag: str) -> None:
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"the weights {tag} of {name} cannot be fetched ({reason}): give --pretrained the path of a checkpoint"
+            f"the weights {tag} of {name} cannot be downloaded ({reason}): give --pretrained the path of a checkpoint"
         ) from error
 
 
-def encoder(module: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[Tensor], Tensor]:
-    """Standardises as open_clip's transform does, and encodes."""
+def make_encode(module: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[Tensor], Tensor]:
+    """A function that standardises as open_clip's transform does, and encodes."""
     centre, spread = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (mean, std))
 
     def encode(pictures: Tensor) -> Tensor:
@@ -213,8 +221,8 @@ def encoder(module: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> Cal
     return encode
 
 
-def preparer(config: dict[str, Any]) -> Callable[[Pixels], Pixels]:
-    """open_clip's own resize and crop; what it does to floats is left to the device."""
+def make_prepare(config: dict[str, Any]) -> Callable[[Pixels], Pixels]:
+    """A function with open_clip's own resize and crop; standardising is done on the device."""
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     steps = image_transform_v2(PreprocessCfg(**config), is_train=False).transforms[:-2]  # without ToTensor, Normalize
@@ -228,8 +236,8 @@ def preparer(config: dict[str, Any]) -> Callable[[Pixels], Pixels]:
     return prepare
 
 
-def sha256_of(module: nn.Module) -> str:
-    """Of names, types, shapes and values of all weights: the same from whatever file they came."""
+def weights_sha256(module: nn.Module) -> str:
+    """The checksum of names, dtypes, shapes and values of all weights, whatever file they were loaded from."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -238,8 +246,8 @@ def sha256_of(module: nn.Module) -> str:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """open_clip logs what it raises, and that random weights are random."""
+def logging_disabled() -> Iterator[None]:
+    """Disables logging: open_clip logs what it raises, and warns of random weights."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -1,7 +1,7 @@
-"""A directory of matches as `gesso match` leaves it: read and checked whole, before anyone decides on it. No Beam.
+"""A directory of matches as `gesso match` writes it: read and checked before a decision is made on it. No Beam.
 
-matches.parquet   schemas.MATCH_FIELDS, a reference's neighbours side by side, by (reference_key, rank)
-manifest.json     which model, which two sides, and the checksum of matches.parquet
+matches.parquet   schemas.MATCH_FIELDS, sorted by (reference_key, rank)
+manifest.json     the model, both sides' embeddings, and the checksum of matches.parquet
 """
 
 import hashlib
@@ -38,9 +38,9 @@ class Overlap(NamedTuple):
 
 
 def read(path: str) -> Overlap:
-    """Raises UserError where the directory holds no finished matches, or others than its manifest names."""
+    """Raises UserError where the directory holds no finished matches, or they differ from its manifest."""
     if not storage.exists(storage.join(path, MANIFEST)):
-        raise UserError(f"{path} holds no finished matches: give the --output of a `gesso match` that has ended")
+        raise UserError(f"{path} holds no finished matches: give the --output of a finished `gesso match`")
     manifest = storage.read_json(storage.join(path, MANIFEST))
     if manifest.get("kind") != "matches":
         raise UserError(
@@ -50,7 +50,7 @@ def read(path: str) -> Overlap:
 
 
 def read_matches(path: str, sha256: str) -> pa.Table:
-    """The table, if its bytes are those of the manifest."""
+    """The table. Raises UserError where its checksum is not the manifest's."""
     name = storage.join(path, MATCHES)
     again = f"run `gesso match` again with another --output than {path}"
     try:
@@ -59,5 +59,5 @@ def read_matches(path: str, sha256: str) -> pa.Table:
     except OSError as error:
         raise UserError(f"{name} cannot be read ({error.strerror or error}): {again}") from error
     if hashlib.sha256(body).hexdigest() != sha256:
-        raise UserError(f"{name} is not the file that its {MANIFEST} names: {again}")
+        raise UserError(f"{name} differs from its {MANIFEST}: {again}")
     return pq.read_table(io.BytesIO(body), columns=[field.name for field in MATCH_FIELDS]).combine_chunks()

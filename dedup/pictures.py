@@ -1,4 +1,4 @@
-"""Pictures to learn from: every picture of folders and shards by its place, decoded when it is asked for. No torch."""
+"""The detector's training pictures: found in folders and shards, decoded on demand. No torch."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -10,37 +10,37 @@ from gesso.errors import Rejected, UserError
 from gesso.images import Pixels
 from gesso.storage import Found
 
-LEAST_SIDE = 32  # pixels; what is smaller has nothing to tell two pictures apart
+MIN_SIDE = 32  # pixels; smaller pictures have too little detail to be told apart
 
 
-class Place(NamedTuple):
-    """Where a picture's bytes stand: a whole file, or a part of a shard."""
+class Location(NamedTuple):
+    """A picture's bytes: a whole file, or a range of a shard."""
 
     path: str
     offset: int
     size: int  # bytes
 
 
-def find(sources: Sequence[str]) -> list[Place]:
-    """Every picture below the given folders, those inside .tar shards too, in the order of paths.
+def find(sources: Sequence[str]) -> list[Location]:
+    """Every picture below the given folders, also inside .tar shards, in the order of paths.
 
     Raises UserError where there is none or a shard is damaged.
     """
-    found = [place for source in sources for item in storage.walk(source) for place in places(item)]
+    found = [location for source in sources for item in storage.walk(source) for location in locations(item)]
     if not found:
-        raise UserError(f"--data {' '.join(sources)}: no picture ({', '.join(SUFFIXES)}) and no .tar shard below")
+        raise UserError(f"--data {' '.join(sources)}: no picture ({', '.join(SUFFIXES)}) and no .tar shard is there")
     return found
 
 
-def places(item: Found) -> Iterator[Place]:
+def locations(item: Found) -> Iterator[Location]:
     if suffix_of(item.path) == "tar":
-        yield from shard(item)
+        yield from locations_in_shard(item)
     elif suffix_of(item.path) in SUFFIXES:
-        yield Place(item.path, 0, item.size)
+        yield Location(item.path, 0, item.size)
 
 
-def shard(item: Found) -> Iterator[Place]:
-    """A shard's pictures, by its headers alone."""
+def locations_in_shard(item: Found) -> Iterator[Location]:
+    """A shard's pictures, from its headers alone."""
     with storage.open_input(item.path) as stream:
 
         def read_at(offset: int, size: int) -> bytes:
@@ -48,20 +48,20 @@ def shard(item: Found) -> Iterator[Place]:
             return stream.read(size)
 
         try:
-            for member in members.members(read_at, item.size):
+            for member in members.iter_members(read_at, item.size):
                 if suffix_of(member.name) in SUFFIXES:
-                    yield Place(item.path, member.offset, member.bytes)
-        except members.Damage as damage:
-            raise UserError(f"{item.path} {damage}: mend it or leave it out of --data") from damage
+                    yield Location(item.path, member.offset, member.bytes)
+        except members.DamagedTar as damage:
+            raise UserError(f"{item.path} {damage}: repair it or leave it out of --data") from damage
 
 
-def decode(place: Place, side: int) -> Pixels:
-    """(height, width, 3) uint8 RGB, the short side at most `side`. Raises Rejected where it teaches nothing."""
-    with storage.open_input(place.path) as stream:
-        stream.seek(place.offset)
-        body = stream.read(place.size)
+def decode(location: Location, side: int) -> Pixels:
+    """(height, width, 3) uint8 RGB, the short side at most `side`. Raises Rejected: too small, or damaged."""
+    with storage.open_input(location.path) as stream:
+        stream.seek(location.offset)
+        body = stream.read(location.size)
     header = images.read_header(body)
     short = min(header.width, header.height)
-    if short < LEAST_SIDE:
-        raise Rejected("too_small", f"{header.width}×{header.height}: short side under {LEAST_SIDE}")
+    if short < MIN_SIDE:
+        raise Rejected("too_small", f"{header.width}×{header.height}: short side under {MIN_SIDE}")
     return images.render(body, header, *images.fitted(header, side, short))

@@ -1,9 +1,9 @@
-"""Near-duplicates within one set: which samples stay, which go, and for whose sake. No Beam.
+"""Near-duplicates within a dataset: which samples are kept, and which are dropped for which kept one. No Beam.
 
-Rule: the samples are gone through by uid; one stays unless a sample with a smaller uid that stays is at least so
-similar. So every dropped sample has one that stays beside it, no two that stay are that similar, and nothing is dropped
-through a chain of neighbours that leads away from it (as joining connected pairs would). The result is a function of
-the uids and the similar pairs alone.
+Rule: samples are visited in the order of their keys; a sample is kept unless one that is kept already is at least as
+similar as the threshold. So every dropped sample is similar to a kept one, and no two kept samples are that similar.
+(Connected components of similar pairs would also drop samples that are similar to no kept one.) The result depends on
+the keys and the similar pairs alone.
 """
 
 from collections.abc import Callable
@@ -13,92 +13,92 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from gesso.dataset.embeddings import Embeddings, Portion, read_ahead, read_vectors
+from gesso.dataset.embeddings import Chunk, Embeddings, read_ahead, read_vectors
 from gesso.dataset.schemas import DROP_FIELDS
 from gesso.dedup import nearest
 
 EXACT, NEAR = "repeat_exact", "repeat_near"
-# Rows of the set, counted through all its blocks.
+# A pair of rows, numbered through all blocks of the dataset.
 PAIR = np.dtype([("one", "i8"), ("other", "i8"), ("similarity", "f4")])
 
-Uids = npt.NDArray[np.bytes_]
+Keys = npt.NDArray[np.bytes_]
 PairArray = npt.NDArray[np.void]  # of PAIR
 
 
 class Drops(NamedTuple):
-    """Rows to leave out, for each the row that stays, and their similarity."""
+    """Dropped rows, and for each the kept row and their similarity."""
 
     dropped: npt.NDArray[np.int64]
-    stays: npt.NDArray[np.int64]
+    kept: npt.NDArray[np.int64]
     similarity: npt.NDArray[np.float32]
 
 
-def rows_in(portion: Portion) -> int:
-    return sum(part.stop - part.start for part in portion)
+def chunk_rows(chunk: Chunk) -> int:
+    return sum(part.stop - part.start for part in chunk)
 
 
-def pairs_to_compare(tiles: list[Portion]) -> int:
-    """How many pairs all the tiles compare."""
-    sizes = [rows_in(tile) for tile in tiles]
+def pairs_to_compare(tiles: list[Chunk]) -> int:
+    """The number of pairs that all tiles compare."""
+    sizes = [chunk_rows(tile) for tile in tiles]
     return sum(size * sum(sizes[: index + 1]) for index, size in enumerate(sizes))
 
 
 def pairs_of_tile(
-    embeddings: Embeddings, tiles: list[Portion], index: int, near: float, done: Callable[[int], None]
+    embeddings: Embeddings, tiles: list[Chunk], index: int, threshold: float, advance: Callable[[int], None]
 ) -> PairArray:
-    """The pairs, similar by at least `near`, of a row of tile `index` and a row before it in the set.
+    """The pairs of a row of tile `index` and an earlier row of the dataset whose similarity is at least `threshold`.
 
-    `done` is told how many pairs were compared, now and then.
+    `advance` is called with the number of pairs compared since its last call.
     """
-    starts = np.cumsum([0, *map(rows_in, tiles)])
-    here, found = read_vectors(embeddings, tiles[index]), [np.zeros(0, PAIR)]
-    for number, there in enumerate(read_ahead(embeddings, tiles[: index + 1])):
-        for pairs in nearest.pairs_from(here, there.vectors, near):
-            some = np.zeros(len(pairs.left), PAIR)
-            some["one"], some["other"] = pairs.left + starts[index], pairs.right + starts[number]
-            some["similarity"] = pairs.similarity
-            found.append(some[some["other"] < some["one"]])
-        done(len(here) * len(there.keys))
+    starts = np.cumsum([0, *map(chunk_rows, tiles)])
+    rows, found = read_vectors(embeddings, tiles[index]), [np.zeros(0, PAIR)]
+    for number, other in enumerate(read_ahead(embeddings, tiles[: index + 1])):
+        for pairs in nearest.similar_pairs(rows, other.vectors, threshold):
+            found_pairs = np.zeros(len(pairs.left), PAIR)
+            found_pairs["one"], found_pairs["other"] = pairs.left + starts[index], pairs.right + starts[number]
+            found_pairs["similarity"] = pairs.similarity
+            found.append(found_pairs[found_pairs["other"] < found_pairs["one"]])
+        advance(len(rows) * len(other.keys))
     return np.concatenate(found)
 
 
-def drops(uids: Uids, pairs: PairArray) -> Drops:
-    """The rule above; beside each dropped row the most similar one that stays and has a smaller uid."""
-    order = np.argsort(uids)
-    rank = np.empty(len(uids), np.int64)
-    rank[order] = np.arange(len(uids))
+def find_drops(keys: Keys, pairs: PairArray) -> Drops:
+    """Applies the rule above; for each dropped row the most similar kept one with a smaller key."""
+    order = np.argsort(keys)
+    rank = np.empty(len(keys), np.int64)
+    rank[order] = np.arange(len(keys))
     one, other = rank[pairs["one"]], rank[pairs["other"]]
     earlier, later = np.minimum(one, other), np.maximum(one, other)
-    stays = staying(len(uids), earlier, later)
-    beside = stays[earlier]
-    earlier, later, similarity = earlier[beside], later[beside], pairs["similarity"][beside]
+    kept = kept_samples(len(keys), earlier, later)
+    of_kept = kept[earlier]
+    earlier, later, similarity = earlier[of_kept], later[of_kept], pairs["similarity"][of_kept]
     best = np.lexsort((earlier, -similarity, later))
     _, first = np.unique(later[best], return_index=True)
     chosen = best[first]
     return Drops(order[later[chosen]], order[earlier[chosen]], similarity[chosen])
 
 
-def staying(count: int, earlier: npt.NDArray[np.int64], later: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Which of `count` samples, by rank, have no earlier similar one that stays."""
+def kept_samples(count: int, earlier: npt.NDArray[np.int64], later: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Which of `count` samples, by rank, are kept: those without an earlier similar one that is kept."""
     dropped = np.zeros(count, np.bool_)
     while len(later):
-        settled = ~dropped
-        settled[later] = False
-        dropped[later[settled[earlier]]] = True
-        open_ = ~dropped[later] & ~dropped[earlier]
-        earlier, later = earlier[open_], later[open_]
+        decided = ~dropped
+        decided[later] = False
+        dropped[later[decided[earlier]]] = True
+        undecided = ~dropped[later] & ~dropped[earlier]
+        earlier, later = earlier[undecided], later[undecided]
     return ~dropped
 
 
-def drop_table(uid: list[str], of: list[str], reason: str, similarity: npt.NDArray[np.float32] | None) -> pa.Table:
-    """A drop list, sorted by uid."""
-    score = pa.nulls(len(uid), pa.float32()) if similarity is None else similarity
-    return pa.table([uid, [reason] * len(uid), of, score], pa.schema(DROP_FIELDS)).sort_by("uid")
+def drop_table(key: list[str], of: list[str], reason: str, similarity: npt.NDArray[np.float32] | None) -> pa.Table:
+    """A drop list, sorted by key."""
+    score = pa.nulls(len(key), pa.float32()) if similarity is None else similarity
+    return pa.table([key, [reason] * len(key), of, score], pa.schema(DROP_FIELDS)).sort_by("uid")
 
 
-def near_table(uids: Uids, pairs: PairArray, gone: Uids) -> pa.Table:
-    """The drop list of near repeats among the samples that are not `gone` already."""
-    out = np.isin(uids, gone)
-    found = drops(uids, pairs[~out[pairs["one"]] & ~out[pairs["other"]]])
-    names = [[uid.decode() for uid in uids[rows].tolist()] for rows in (found.dropped, found.stays)]
+def near_table(keys: Keys, pairs: PairArray, already_dropped: Keys) -> pa.Table:
+    """The drop list of near repeats among the samples that are not dropped already."""
+    excluded = np.isin(keys, already_dropped)
+    found = find_drops(keys, pairs[~excluded[pairs["one"]] & ~excluded[pairs["other"]]])
+    names = [[key.decode() for key in keys[rows].tolist()] for rows in (found.dropped, found.kept)]
     return drop_table(names[0], names[1], NEAR, found.similarity)

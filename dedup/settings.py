@@ -1,4 +1,4 @@
-"""Which model embeds pictures, what a detector is made of, how it is trained: frozen dataclasses, presets. No torch."""
+"""Settings of embedding models, of the detector and its training: frozen dataclasses, presets. No torch."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,10 +13,12 @@ BACKBONES = ("resnet50", "efficientnet_lite0")
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Which model embeds pictures, and on what."""
+    """The model that embeds pictures, its device and precision."""
 
-    model: str = flag("detector", "`detector`, a file or run of `gesso train detector`, or a name of open_clip's")
-    pretrained: str = flag("", "open_clip's weights: a tag, the path of a checkpoint, or `random`")
+    model: str = flag(
+        "detector", "`detector` (shipped), the file or run of a `gesso train detector`, or a model of open_clip"
+    )
+    pretrained: str = flag("", "weights of an open_clip model: a tag, the path of a checkpoint, or `random`")
     device: str = flag("auto", "auto (CUDA where there is one), cpu or cuda")
     precision: str = flag("auto", "auto (fp32 on a CPU, fp16 on CUDA), fp32, fp16 or bf16")
 
@@ -27,12 +29,12 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class DetectorConfig:
-    """The shape of a detector. The paper tells the backbone (section 9), not the image size nor the dimension."""
+    """The architecture of a detector. The paper (arXiv 2102.12092, section 9) states the backbone alone."""
 
     backbone: str = flag("resnet50", f"{' or '.join(BACKBONES)}")
-    width: float = flag(1.0, "of resnet50: its channels, as a multiple of the paper's")
-    image_size: int = flag(224, "side of the square that a picture is squeezed into, pixels")
-    dimension: int = flag(512, "numbers of an embedding")
+    width: float = flag(1.0, "channels of resnet50, as a multiple of the paper's")
+    image_size: int = flag(224, "side of the square that pictures are resized to, pixels")
+    dimension: int = flag(512, "dimension of an embedding")
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
@@ -44,16 +46,16 @@ class DetectorConfig:
 
 
 @dataclass(frozen=True)
-class LearnSettings:
-    """A training. The paper tells batch and number of pictures; optimiser and step size are ours."""
+class TrainSettings:
+    """A detector's training. Batch size and number of pictures are the paper's, optimiser and learning rate our own."""
 
-    # 30 million pictures, each once, in batches of 1,712 (section 9).
-    steps: int = flag(17_524, "updates in all; the step size falls to 0 over them")
-    batch_size: int = flag(1712, "pairs of an update, over all processes")
-    learning_rate: float = flag(1e-3, "largest step size of AdamW, reached after --warmup updates")
-    warmup: int = flag(1000, "updates over which the step size rises")
+    # 30 million pictures, each once, in batches of 1,712 (arXiv 2102.12092, section 9).
+    steps: int = flag(17_524, "number of updates, over which the learning rate falls to 0")
+    batch_size: int = flag(1712, "pairs in an update, over all processes")
+    learning_rate: float = flag(1e-3, "peak learning rate of AdamW, reached after --warmup updates")
+    warmup: int = flag(1000, "updates over which the learning rate rises")
     weight_decay: float = flag(0.01, "of AdamW")
-    seed: int = flag(0, "decides order, transforms and initial weights")
+    seed: int = flag(0, "decides the order, transforms and initial weights")
 
     def __post_init__(self) -> None:
         at_least(1, steps=self.steps)
@@ -65,25 +67,25 @@ class LearnSettings:
 
 @dataclass(frozen=True)
 class Run:
-    """All that one training is made of."""
+    """The parameters of one training."""
 
     data: tuple[str, ...]
     output: str
     init: str | None
     detector: DetectorConfig
-    learn: LearnSettings
+    training: TrainSettings
     save_every: int
     workers: int
 
     def record(self) -> dict[str, Any]:
-        """What decides the weights."""
-        return {"data": list(self.data), "init": self.init, **asdict(self.detector), **asdict(self.learn)}
+        """The settings that decide the weights."""
+        return {"data": list(self.data), "init": self.init, **asdict(self.detector), **asdict(self.training)}
 
 
-# By name: what differs from the defaults, which are the paper's.
+# By name: differences from the defaults, which are the paper's.
 PRESETS: dict[str, dict[str, object]] = {
     "paper": {},
-    # The one that gesso ships: two cores, an hour, from ImageNet weights (--init).
+    # The shipped detector: an hour on two cores, from ImageNet weights (--init).
     "small": {
         "backbone": "efficientnet_lite0",
         "image_size": 160,

@@ -16,7 +16,7 @@ from contextlib import closing
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from gesso.dedup.settings import PRESETS, DetectorConfig, LearnSettings, Run
+from gesso.dedup.settings import PRESETS, DetectorConfig, Run, TrainSettings
 from gesso.flags import Formatter, add_flags, at_least, read_flags
 from gesso.progress import PLAIN_LINE, line
 
@@ -45,7 +45,7 @@ def build_parser(preset: str = "paper") -> ArgumentParser:
     what.add_argument("--save_every", type=int, default=100, metavar="INT", help="updates between two checkpoints")
     what.add_argument("--workers", type=int, default=1, metavar="INT", help="processes that prepare pictures")
     add_flags(parser, "detector", DetectorConfig)
-    add_flags(parser, "training", LearnSettings)
+    add_flags(parser, "training", TrainSettings)
     parser.set_defaults(**PRESETS[preset])
     return parser
 
@@ -56,9 +56,9 @@ def parse(argv: Sequence[str]) -> Run:
     given = build_parser(first.parse_known_args(argv)[0].preset).parse_args(argv)
     at_least(1, save_every=given.save_every)
     at_least(0, workers=given.workers)
-    shape, learn = read_flags(given, DetectorConfig), read_flags(given, LearnSettings)
+    shape, training = read_flags(given, DetectorConfig), read_flags(given, TrainSettings)
     output = given.output.rstrip("/")
-    return Run(tuple(given.data), output, given.init, shape, learn, given.save_every, given.workers)
+    return Run(tuple(given.data), output, given.init, shape, training, given.save_every, given.workers)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -79,14 +79,14 @@ def main(argv: Sequence[str]) -> int:
 def train(run: Run, trainer: "Trainer", stop: Callable[[], bool]) -> bool:
     """The loop: an update, its figures, now and then a checkpoint. Whether it came to the last step."""
     begun, first = monotonic(), trainer.step
-    show = Display(run.learn.steps)
+    show = Display(run.training.steps)
     for batch in trainer.batches():
         figures = trainer.update(batch)
         rate = (trainer.step - first) / (monotonic() - begun)
         trainer.note(figures, rate)
         show(trainer.step, figures, rate)
         stopped = stop()
-        if stopped or trainer.step % run.save_every == 0 or trainer.step == run.learn.steps:
+        if stopped or trainer.step % run.save_every == 0 or trainer.step == run.training.steps:
             trainer.save()
         if stopped:
             return False

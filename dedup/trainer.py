@@ -15,8 +15,8 @@ from torch.utils.tensorboard import SummaryWriter
 from gesso import storage
 from gesso.dedup import augment, detector, pictures
 from gesso.dedup.contrast import info_nce
-from gesso.dedup.pictures import Place
-from gesso.dedup.settings import LearnSettings, Run
+from gesso.dedup.pictures import Location
+from gesso.dedup.settings import Run, TrainSettings
 from gesso.errors import Rejected, UserError
 from gesso.flags import differences
 from gesso.images import Pixels
@@ -39,20 +39,23 @@ class Pair(NamedTuple):
 class Pairs(Dataset[Pair]):
     """The pair of each position of an endless stream: epoch after epoch, each in a permutation of its own."""
 
-    def __init__(self, places: list[Place], side: int, seed: int) -> None:
-        self._places, self._side, self._seed = places, side, seed
+    def __init__(self, locations: list[Location], side: int, seed: int) -> None:
+        self._locations, self._side, self._seed = locations, side, seed
         self._epoch, self._order = -1, np.empty(0, np.int64)
 
     def __getitem__(self, position: int) -> Pair:
-        epoch, index = divmod(position, len(self._places))
+        epoch, index = divmod(position, len(self._locations))
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, np.random.default_rng((self._seed, epoch)).permutation(len(self._places))
+            self._epoch, self._order = (
+                epoch,
+                np.random.default_rng((self._seed, epoch)).permutation(len(self._locations)),
+            )
         picture = int(self._order[index])
-        for rejected in range(len(self._places)):
+        for rejected in range(len(self._locations)):
             try:
-                pixels = pictures.decode(self._places[picture], MARGIN * self._side // 2)
+                pixels = pictures.decode(self._locations[picture], MARGIN * self._side // 2)
             except Rejected:
-                picture = (picture + 1) % len(self._places)
+                picture = (picture + 1) % len(self._locations)
                 continue
             random = np.random.default_rng((self._seed, 1, position))
             plain = augment.plain(pixels, self._side, random)
@@ -84,18 +87,18 @@ class Trainer:
     """One process of a training. `update` takes a batch, `save` writes the state, `finish` the detector."""
 
     def __init__(self, run: Run, group: Group) -> None:
-        if run.learn.batch_size % group.size:
-            raise UserError(f"--batch_size is {run.learn.batch_size}: give a multiple of the {group.size} processes")
+        if run.training.batch_size % group.size:
+            raise UserError(f"--batch_size is {run.training.batch_size}: give a multiple of the {group.size} processes")
         self._run, self._group, self.step = run, group, 0
         if group.device.type == "cpu":
             keep_memory()
-        self._places = pictures.find(run.data)
-        torch.manual_seed(run.learn.seed)
+        self._locations = pictures.find(run.data)
+        torch.manual_seed(run.training.seed)
         self.model = detector.build(run.detector)
         if run.init:
-            detector.begin_from(self.model, run.init)
+            detector.load_backbone(self.model, run.init)
         self.model.to(group.device)
-        self._optimizer = torch.optim.AdamW(self.model.parameters(), weight_decay=run.learn.weight_decay)
+        self._optimizer = torch.optim.AdamW(self.model.parameters(), weight_decay=run.training.weight_decay)
         self._restore()
         self._parallel = nn.parallel.DistributedDataParallel(self.model) if group.size > 1 else self.model
         self._board = SummaryWriter(run.output, purge_step=self.step) if group.rank == 0 else None
@@ -106,9 +109,9 @@ class Trainer:
 
     def batches(self) -> Iterator[Pair]:
         """What remains of the stream: this process's share of each batch, the fields stacked."""
-        learn, share = self._run.learn, self._run.learn.batch_size // self._group.size
-        begins = [step * learn.batch_size + self._group.rank * share for step in range(self.step, learn.steps)]
-        pairs = Pairs(self._places, self._run.detector.image_size, learn.seed)
+        training, share = self._run.training, self._run.training.batch_size // self._group.size
+        begins = [step * training.batch_size + self._group.rank * share for step in range(self.step, training.steps)]
+        pairs = Pairs(self._locations, self._run.detector.image_size, training.seed)
         positions = [list(range(begin, begin + share)) for begin in begins]
         yield from DataLoader(
             pairs,
@@ -130,7 +133,7 @@ class Trainer:
         contrast.loss.backward()  # type: ignore[no-untyped-call]
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), LARGEST_GRADIENT))
         self._check("gradient", norm)
-        rate = step_size(self.step, self._run.learn)
+        rate = step_size(self.step, self._run.training)
         for parameters in self._optimizer.param_groups:
             parameters["lr"] = rate
         self._optimizer.step()
@@ -158,7 +161,7 @@ class Trainer:
     def note(self, figures: Figures, rate: float) -> None:
         """Figures and pairs a second, for TensorBoard."""
         if self._board:
-            for name, value in {**figures._asdict(), "pairs_per_second": rate * self._run.learn.batch_size}.items():
+            for name, value in {**figures._asdict(), "pairs_per_second": rate * self._run.training.batch_size}.items():
                 self._board.add_scalar(name, value, self.step)
 
     def close(self) -> None:
@@ -191,8 +194,10 @@ class Trainer:
         self.step = state["step"]
 
 
-def step_size(step: int, learn: LearnSettings) -> float:
+def step_size(step: int, training: TrainSettings) -> float:
     """A linear rise, then half a cosine down to 0."""
-    if step < learn.warmup:
-        return learn.learning_rate * (step + 1) / learn.warmup
-    return learn.learning_rate * (1 + cos(pi * (step - learn.warmup) / max(1, learn.steps - learn.warmup))) / 2
+    if step < training.warmup:
+        return training.learning_rate * (step + 1) / training.warmup
+    return (
+        training.learning_rate * (1 + cos(pi * (step - training.warmup) / max(1, training.steps - training.warmup))) / 2
+    )

@@ -1,1 +1,1 @@
-"""The ground that all of gesso stands on: errors, flags, files, pictures, processes, a dataset on disk. No Beam."""
+"""What all other parts of gesso import: errors, flags, storage, images, processes, a dataset on disk. No Beam."""

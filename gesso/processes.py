@@ -1,4 +1,4 @@
-"""The processes of one job on PyTorch: who they are, how they agree, how they are told to stop. torch; no Beam."""
+"""The processes of a job under torchrun: joining them, reductions over them, stopping on SIGTERM. torch; no Beam."""
 
 import ctypes
 import os
@@ -20,47 +20,53 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 class Group(NamedTuple):
-    """The processes of a job and this one's part."""
+    """The processes of a job: their number, this one's rank and device."""
 
     rank: int
     size: int
     device: torch.device
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum over all processes, the same in each; `values` itself where there is one alone."""
+        """The sum over all processes, the same in each; `values` itself where there is a single process."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
-    def first(self, do: Callable[[], T]) -> T:
-        """What `do` gives to the first process, which runs it alone, in every process. What it refuses is told once."""
+    def first(self, function: Callable[[], T]) -> T:
+        """Runs `function` in the first process alone and returns its result in every process.
+
+        A UserError of it is raised in the first process; the others exit with code 2.
+        """
         if self.size == 1:
-            return do()
-        told: list[Any] = [None]
+            return function()
+        result: list[Any] = [None]
         if self.rank == 0:
             try:
-                told = [do()]
+                result = [function()]
             except UserError as error:
-                told = [error]
-        dist.broadcast_object_list(told, device=torch.device("cpu"))
-        if isinstance(told[0], UserError):
-            raise told[0] if self.rank == 0 else SystemExit(2)
-        found: T = told[0]
+                result = [error]
+        dist.broadcast_object_list(result, device=torch.device("cpu"))
+        if isinstance(result[0], UserError):
+            raise result[0] if self.rank == 0 else SystemExit(2)
+        found: T = result[0]
         return found
 
-    def agreed(self, wish: bool) -> bool:
-        """Whether any process wishes so."""
-        return wish if self.size == 1 else bool(self.total(torch.tensor(float(wish), device=self.device)))
+    def agreed(self, flag: bool) -> bool:
+        """Whether `flag` is true in any process."""
+        return flag if self.size == 1 else bool(self.total(torch.tensor(float(flag), device=self.device)))
 
 
 @contextmanager
-def processes(patience: timedelta | None = None) -> Iterator[Group]:
-    """Joins what torchrun has started; alone without it. `patience`: how long they wait for each other, or torch's."""
+def processes(timeout: timedelta | None = None) -> Iterator[Group]:
+    """Joins the processes that torchrun started; a single process without torchrun.
+
+    `timeout`: how long a collective operation waits for the others; torch's default where None.
+    """
     cuda = torch.cuda.is_available()
     if "WORLD_SIZE" not in os.environ:
         yield Group(0, 1, torch.device("cuda" if cuda else "cpu"))
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=patience)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timeout)
     local = int(os.environ["LOCAL_RANK"])
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
     if cuda:
@@ -72,8 +78,9 @@ def processes(patience: timedelta | None = None) -> Iterator[Group]:
 
 
 def keep_memory() -> None:
-    """Has glibc keep what tensors leave, for the next of their size: to fault it in anew takes a CPU training longer
-    than its arithmetic (measured in tests/benchmarks/dvae.py). Does nothing with another C library.
+    """Has glibc keep freed memory instead of returning it to the system. Does nothing with another C library.
+
+    Page faults of newly mapped tensors take a CPU training longer than its arithmetic (tests/benchmarks/dvae.py).
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "gnu_get_libc_version"):

@@ -1,6 +1,6 @@
-"""What long work shows while it runs: a live line on a terminal, else a line every ten seconds; and a shard's notes.
+"""The progress of a running job: a bar on a terminal, else a line every ten seconds.
 
-Progress is read from the output's directory, the same for a job on this machine and for one elsewhere.
+It is read from the output's directory, the same for a job on this machine and on a cluster.
 """
 
 import sys
@@ -12,17 +12,19 @@ from typing import NamedTuple
 
 from gesso import storage
 
-LOOK_LOCAL, LOOK_REMOTE = 0.5, 15.0  # seconds between two looks
+POLL_LOCAL, POLL_REMOTE = 0.5, 15.0  # seconds between two reads
 BAR = 20  # cells of a bar, what a terminal of 80 columns has room for
 PLAIN_LINE = 10.0  # seconds between two lines where there is no terminal
 
 
 class State(NamedTuple):
-    """How far some work is."""
+    """How much of the work is done."""
 
     done: int
-    total: int | None  # None: not known yet, so that no rate is told either
-    line: Callable[[float | None], str]  # of the rate, done a second, once there is one
+    total: int | None  # None: not known yet, so there is no rate either
+    line: Callable[
+        [float | None], str
+    ]  # from the rate (items per second; None: not known yet) to the line that is shown
 
 
 def line(done: int, total: int, unit: str, rate: float | None) -> str:
@@ -43,14 +45,14 @@ def seconds(value: float) -> str:
 
 
 @contextmanager
-def watch(output: str, look: Callable[[], State]) -> Iterator[None]:
-    """Shows, while the body runs and once more when it has ended well, what `look` sees in `output`."""
-    stop, pause = threading.Event(), LOOK_LOCAL if storage.is_local(output) else LOOK_REMOTE
+def watch(output: str, read_state: Callable[[], State]) -> Iterator[None]:
+    """Shows the progress of a job while the body runs, and once more when that has ended without an error."""
+    stop, pause = threading.Event(), POLL_LOCAL if storage.is_local(output) else POLL_REMOTE
     with Display() as display:
 
         def show() -> None:
             while not stop.wait(pause):
-                display.show(look())
+                display.show(read_state())
 
         thread = threading.Thread(target=show)
         thread.start()
@@ -59,7 +61,7 @@ def watch(output: str, look: Callable[[], State]) -> Iterator[None]:
         finally:
             stop.set()
             thread.join()
-        display.show(look(), last=True)
+        display.show(read_state(), last=True)
 
 
 class Display:

@@ -1,4 +1,4 @@
-"""Counts of what becomes of records: summed by Beam, and shown as its metrics."""
+"""Counts of records by reason: summed by Beam, and reported as its metrics."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -8,11 +8,11 @@ from apache_beam.metrics import Metrics
 NAMESPACE = "gesso"
 COUNTS = "counts"
 
-Counts = dict[str, int]  # Beam's coders make one of a Counter  # Beam's coders make one of a Counter
+Counts = dict[str, int]  # Beam's coders turn a Counter into a dict
 
 
 def count(counts: Counts) -> None:
-    """Adds to Beam's counters of the same names; each name is counted on one step alone."""
+    """Adds to Beam's counters of the same names; each name must be counted in one step only."""
     for name, number in counts.items():
         Metrics.counter(NAMESPACE, name).inc(number)
 

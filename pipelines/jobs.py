@@ -1,4 +1,4 @@
-"""What every Beam job does alike: refuse unknown flags, name the local runner outright, run to the end, tell."""
+"""What all Beam jobs share: checking Beam's flags, running a pipeline to its end, printing the funnel."""
 
 import shlex
 import sys
@@ -107,7 +107,7 @@ def kill_children() -> None:
 
 
 def print_funnel(funnel: Mapping[str, int]) -> None:
-    """All that was read, which stands first, and where it ended."""
+    """Prints each entry of a funnel with its share of the first, which is the number of records read."""
     read, width = next(iter(funnel.values())), max(map(len, funnel))
     for name, count in funnel.items():
         print(f"{name:{width}}  {count:>12,}  {100 * count / max(1, read):5.1f}%")

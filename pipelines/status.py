@@ -1,6 +1,6 @@
-"""How far a collection is, from what stands in its directory: the plan, committed markers, notes of shards under way.
+"""The progress of a collection, from its directory: the plan, commit markers, progress files of shards being written.
 
-The same for a job on this machine and for one elsewhere; `watch` draws it while a job runs.
+It is the same for a job on this machine and on a cluster; `watch` shows it while a job runs.
 """
 
 from collections import Counter
@@ -18,19 +18,19 @@ from gesso.flags import Parser
 from gesso.progress import seconds
 
 SHOWN_REASONS = 5
-IN_SPLITS = (export.KIND, "tokens")  # kinds whose shards stand in a folder for each split
+IN_SPLITS = (export.KIND, "tokens")  # kinds that have a folder of shards for each split
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a directory shows at one moment; links are those to be fetched."""
+    """The progress at one moment; `links` are those to be fetched."""
 
-    links: int | None  # None: the plan is not whole yet
+    links: int | None  # None: the plan is not complete yet
     shards: int
     shards_done: int
     reasons: Counter[str]
-    since: float | None  # when the first shard began, seconds of the epoch
-    until: float | None  # when the last committed shard ended
+    since: float | None  # start of the first shard, seconds of the epoch
+    until: float | None  # end of the last committed shard
 
     @property
     def done(self) -> int:
@@ -45,8 +45,8 @@ class Snapshot:
         return sorted(causes, key=lambda item: (-item[1], item[0]))
 
 
-class Look:
-    """Reads a directory again and again; a marker is read once."""
+class CollectionProgress:
+    """Reads a collection's progress at each call; a marker is read once."""
 
     def __init__(self, output: str) -> None:
         self._output = output
@@ -58,12 +58,12 @@ class Look:
         self._markers |= manifest.committed(self._output, frozenset(self._markers))
         if self._plan is None and not self._markers:
             return Snapshot(None, 0, 0, Counter(), None, None)
-        plan = self._plan or manifest.plan_of_foreign(self._markers)
+        plan = self._plan or manifest.plan_from_markers(self._markers)
         reasons = Counter[str]()
         for marker in self._markers.values():
             reasons.update({reason: count for reason, count in marker["status_dict"].items() if is_fetched(reason)})
-        for note in manifest.notes(self._output, frozenset(self._markers)):
-            reasons.update(note)
+        for counts in manifest.progress_counts(self._output, frozenset(self._markers)):
+            reasons.update(counts)
         times = [(marker["start_time"], marker["end_time"]) for marker in self._markers.values()]
         since, until = min((t[0] for t in times), default=None), max((t[1] for t in times), default=None)
         return Snapshot(plan["links"], plan["shards"], len(self._markers), reasons, since, until)
@@ -72,7 +72,7 @@ class Look:
 def line(now: Snapshot, rate: float | None) -> str:
     """A snapshot as one line: links, kept, rate, time left, failures by cause."""
     if now.links is None:
-        return "planning: reading tables, judging captions"
+        return "planning: reading tables, applying the caption rules"
     share = 100 * now.done / now.links if now.links else 100
     parts = [f"{now.done:,} of {now.links:,} links ({share:.1f}%)", f"{now.kept:,} kept"]
     parts.append(f"shard {now.shards_done:,} of {now.shards:,}")
@@ -83,26 +83,26 @@ def line(now: Snapshot, rate: float | None) -> str:
 
 
 def watch(output: str) -> AbstractContextManager[None]:
-    """Shows the progress of the collection that the body runs."""
-    look = Look(output)
+    """Shows the progress of the collection that the `with` block runs."""
+    collection_progress = CollectionProgress(output)
 
     def state() -> progress.State:
-        now = look.snapshot()
+        now = collection_progress.snapshot()
         return progress.State(now.done, now.links, lambda rate: line(now, rate))
 
     return progress.watch(output, state)
 
 
 def state(output: str) -> str:
-    """Whether the collection is through, as far as its directory tells."""
+    """Whether the directory is finished."""
     if manifest.read_plan(output) is None:
-        return "without a plan: as img2dataset writes it by itself, or before the plan is whole"
+        return "without a plan: img2dataset's own, or the plan is not complete yet"
     return "finished" if storage.exists(storage.join(output, layout.MANIFEST)) else "not finished"
 
 
 def build_parser() -> Parser:
-    parser = Parser("gesso status", "How far a collection is, from what stands in its directory.")
-    parser.add_argument("directory", help="what `gesso collect` was given as --output")
+    parser = Parser("gesso status", "Shows the progress of a job, from the files in its output directory.")
+    parser.add_argument("directory", help="the --output of a gesso command, or img2dataset's folder")
     return parser
 
 
@@ -112,14 +112,14 @@ def main(argv: Sequence[str]) -> int:
     if not storage.files(output):
         raise UserError(f"{output} holds no collection: give the --output of a `gesso collect`")
     if (manifest.read_plan(output) or {}).get("kind") in IN_SPLITS:
-        print(export.Look(output)().line(None))
+        print(export.ExportProgress(output)().line(None))
         print(state(output))
         return 0
     if not manifest.is_collection(output, manifest.sizes(output)):
-        told = state(output)
-        print(told if told == "finished" else f"{told}: {len(manifest.committed(output)):,} parts committed")
+        text = state(output)
+        print(text if text == "finished" else f"{text}: {len(manifest.committed(output)):,} parts committed")
         return 0
-    now = Look(output).snapshot()
+    now = CollectionProgress(output).snapshot()
     rate = None
     if now.since is not None and now.done:
         ended = time() if now.shards_done < now.shards else now.until or time()

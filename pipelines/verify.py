@@ -1,8 +1,8 @@
-"""`gesso verify`: every file of a dataset against its manifest, its markers and its neighbours. No Beam, no pictures.
+"""`gesso verify`: checks every file of a dataset. No Beam, no pictures decoded.
 
-A finished dataset is held against json, an unfinished one's committed shards against their own markers, and
-shards that img2dataset wrote by itself, which carry no checksums, against their rows and statistics. Of an export
-export_check.py tells; of embeddings, matches, repeats and tokens every file that the manifest lists is read.
+A finished collection is checked against its manifest, the committed shards of an unfinished one against their markers,
+and img2dataset's own shards, which have no checksums, against their rows and statistics. verify_export.py checks an
+export. Of embeddings, matches, repeats and tokens every file that the manifest lists is checked.
 """
 
 import hashlib
@@ -32,18 +32,18 @@ from gesso.pipelines import verify_export
 
 T = TypeVar("T")
 Json = dict[str, Any]
-Advance = Callable[[int], None]  # is told a number of bytes
+Advance = Callable[[int], None]  # called with a number of bytes
 
-THREADS = min(16, 4 * (os.cpu_count() or 1))  # hashing leaves the interpreter lock; the rest waits for disks
+THREADS = min(16, 4 * (os.cpu_count() or 1))  # hashing releases the interpreter lock; the rest waits for disks
 BLOCK = 1 << 20  # bytes read at a time
 ROWS = 8192
 SAMPLE = ("jpg", "txt", "json")
-# What pyarrow is seen to raise on damaged files; many of its own are ValueErrors, and so is text that is none.
-BROKEN_PARQUET = (pa.ArrowException, ValueError, OSError)
+# What pyarrow raises for damaged files; many of its own errors, and those of invalid UTF-8, are ValueErrors.
+PARQUET_ERRORS = (pa.ArrowException, ValueError, OSError)
 REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE)
 SHARD_FILE = re.compile(r"(rejected/)?[^/]+\.(tar|parquet)|\d{5,}_stats\.json")
-NAMED = 10  # missing shards that are named
-# The fields that a file must have, by its kind; those of COUNTS hold numbers alone.
+MAX_NAMED = 10  # missing shards that are listed by number
+# The fields of each kind of JSON file, with their types; the values of COUNTS must be integers.
 COUNTS = frozenset({"status_dict", "counted_only", "funnel"})
 ENTRY = {"bytes": int, "sha256": str}
 MARKER = {
@@ -59,12 +59,12 @@ SHARD = {"index": int, "count": int, "successes": int, "files": dict}
 PLAN = {"shards": int, "rows_read": int, "counted_only": dict, "settings": dict, "input": list}
 
 
-class Damage(Exception):
-    """What is wrong with a file, as one line without its name."""
+class DamagedFile(Exception):
+    """A damaged file; the message is one line without the file's name."""
 
 
 class Rows(NamedTuple):
-    """What a shard's parquet tells."""
+    """The content of a shard's parquet."""
 
     keys: list[str]  # of the successes
     statuses: Counter[str]
@@ -72,12 +72,12 @@ class Rows(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """A shard and what is said about it; `files` is None where img2dataset wrote it, without checksums."""
+    """A shard with its listing; `files` is None for img2dataset's own shards, which have no checksums."""
 
     stem: str
-    source: str  # the file that says so
+    source: str  # the name of the file that lists it
     files: Json | None
-    marker: Json | None  # None: damaged, and reported
+    marker: Json | None  # None: damaged, and reported already
 
     @property
     def marker_name(self) -> str:
@@ -89,8 +89,8 @@ class Shard(NamedTuple):
         return (f"{self.stem}.tar", f"{self.stem}.parquet", *ours)
 
 
-class Reading:
-    """A stream's read side that counts and hashes what passes, a block at a time."""
+class HashingReader:
+    """A file object for reading that counts and hashes its bytes."""
 
     def __init__(self, stream: IO[bytes], advance: Advance) -> None:
         self._stream = stream
@@ -106,12 +106,12 @@ class Reading:
         return data
 
     def skip(self, size: int) -> bool:
-        """Reads on; False where the stream ends before."""
+        """Reads `size` bytes; False where the stream ends before that."""
         while size > 0:
-            passed = len(self.read(min(size, BLOCK)))
-            if not passed:
+            done = len(self.read(min(size, BLOCK)))
+            if not done:
                 return False
-            size -= passed
+            size -= done
         return True
 
     def rest(self) -> Iterator[bytes]:
@@ -119,14 +119,14 @@ class Reading:
             yield data
 
     def sha256(self) -> str:
-        """Of the whole file, which is read to its end."""
+        """The checksum of the whole file, which is read to its end."""
         for _ in self.rest():
             pass
         return self._sha256.hexdigest()
 
 
 class Checker:
-    """Checks the shards of one directory; keeps what it finds as lines. Its methods may run on any thread."""
+    """Checks the shards of one directory. Thread-safe."""
 
     def __init__(self, output: str, present: dict[str, int], advance: Advance) -> None:
         self._output = output
@@ -134,7 +134,7 @@ class Checker:
         self._advance = advance
 
     def shard(self, shard: Shard) -> list[str]:
-        """Everything wrong with a shard."""
+        """A line for each problem of a shard."""
         problems: list[str] = []
         tar, rows, *rejected = shard.names
         kept = self._try(problems, self._tar, tar, shard)
@@ -142,119 +142,119 @@ class Checker:
         for name in rejected:
             self._try(problems, self._tar, name, shard)
         if kept is not None and read is not None:
-            problems += mismatch(shard, kept, read)
+            problems += compare_samples(shard, kept, read)
         if read is not None and shard.marker is not None:
-            problems += miscount(shard, shard.marker, read)
+            problems += compare_counts(shard, shard.marker, read)
         return problems
 
     def _try(self, problems: list[str], check: Callable[[str, Shard], T], name: str, shard: Shard) -> T | None:
-        """What the check returns; None where it finds damage, which is added."""
+        """The result of the check; None where it finds damage, which is added to `problems`."""
         try:
             return check(name, shard)
-        except Damage as damage:
+        except DamagedFile as damage:
             problems.append(f"{name}: {damage}")
         except OSError as error:
             problems.append(f"{name}: unreadable: {error}")
         return None
 
     def _tar(self, name: str, shard: Shard) -> list[str]:
-        """The keys of a tar's samples. Raises Damage."""
+        """The keys of a tar's samples. Raises DamagedFile."""
         entry = self._expected(name, shard)
         with storage.open_input(storage.join(self._output, name)) as stream:
-            reading = Reading(stream, self._advance)
+            reader = HashingReader(stream, self._advance)
             try:
-                keys = list(samples(members(reading), shard.files is not None))
-            except Damage:
-                check_sha256(reading, entry, shard)
+                keys = list(sample_keys(tar_members(reader), shard.files is not None))
+            except DamagedFile:
+                check_sha256(reader, entry, shard)
                 raise
-            check_sha256(reading, entry, shard)
+            check_sha256(reader, entry, shard)
         return keys
 
     def _rows(self, name: str, shard: Shard) -> Rows:
-        """What the rows tell. Raises Damage."""
+        """The content of the rows. Raises DamagedFile."""
         entry = self._expected(name, shard)
         with storage.open_input(storage.join(self._output, name)) as stream:
-            check_sha256(Reading(stream, self._advance), entry, shard)
+            check_sha256(HashingReader(stream, self._advance), entry, shard)
             stream.seek(0)
             try:
                 return read_rows(stream, shard.files is not None)
-            except BROKEN_PARQUET as error:
-                raise Damage(f"no parquet: {first_line(error)}") from error
+            except PARQUET_ERRORS as error:
+                raise DamagedFile(f"not parquet: {first_line(error)}") from error
 
     def _expected(self, name: str, shard: Shard) -> Json | None:
-        """The file's size and checksum as they should be, the size checked. Raises Damage."""
+        """The listed size and checksum of a file, whose size is checked. Raises DamagedFile."""
         if name not in self._present:
-            raise Damage("missing")
+            raise DamagedFile("missing")
         if shard.files is None:
             return None
         entry: Json = shard.files.get(name, {})
         if not has_shape(entry, ENTRY):
-            raise Damage(f"not in {shard.source}")
+            raise DamagedFile(f"not in {shard.source}")
         if entry["bytes"] != self._present[name]:
-            raise Damage(f"{self._present[name]:,} bytes, in {shard.source} {entry['bytes']:,}")
+            raise DamagedFile(f"{self._present[name]:,} bytes, in {shard.source} {entry['bytes']:,}")
         return entry
 
 
-def check_sha256(reading: Reading, entry: Json | None, shard: Shard) -> None:
-    found = reading.sha256()
+def check_sha256(reader: HashingReader, entry: Json | None, shard: Shard) -> None:
+    found = reader.sha256()
     if entry and found != entry["sha256"]:
-        raise Damage(f"sha256 differs from {shard.source}")
+        raise DamagedFile(f"sha256 differs from {shard.source}")
 
 
-def members(reading: Reading) -> Iterator[str]:
-    """The names of a tar's files. Raises Damage unless it is whole to its end."""
+def tar_members(reader: HashingReader) -> Iterator[str]:
+    """The names of a tar's files. Raises DamagedFile unless it is complete."""
     while True:
-        offset = reading.bytes
-        block = reading.read(tarfile.BLOCKSIZE)
+        offset = reader.bytes
+        block = reader.read(tarfile.BLOCKSIZE)
         if block == bytes(tarfile.BLOCKSIZE):
             break
         try:
             info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except tarfile.HeaderError as error:
-            raise Damage(f"no tar from byte {offset:,} on: {error}") from error
-        if not reading.skip(-(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE):
-            raise Damage(f"cut off in {info.name}")
-        if info.type in REGULAR:  # others carry what a name's header has no room for
+            raise DamagedFile(f"not a tar from byte {offset:,} on: {error}") from error
+        if not reader.skip(-(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE):
+            raise DamagedFile(f"cut off in {info.name}")
+        if info.type in REGULAR:  # others are extension headers for long names
             yield info.name
-    check_end(reading)
+    check_end(reader)
 
 
-def check_end(reading: Reading) -> None:
-    """A tar ends with two blocks of zeros or more, and nothing else. Raises Damage."""
-    begun = reading.bytes
-    if any(block.strip(b"\0") for block in reading.rest()):
-        raise Damage(f"holds more behind its end at byte {begun:,}")
-    if reading.bytes - begun < tarfile.BLOCKSIZE:
-        raise Damage("cut off in its end")
+def check_end(reader: HashingReader) -> None:
+    """Checks that a tar ends with two or more blocks of zeros and nothing else. Raises DamagedFile."""
+    offset = reader.bytes
+    if any(block.strip(b"\0") for block in reader.rest()):
+        raise DamagedFile(f"has data after its end at byte {offset:,}")
+    if reader.bytes - offset < tarfile.BLOCKSIZE:
+        raise DamagedFile("cut off at its end")
 
 
-def samples(names: Iterable[str], ours: bool) -> Iterator[str]:
-    """The keys of samples whose files stand side by side; in rising order where `ours`. Raises Damage."""
+def sample_keys(names: Iterable[str], ours: bool) -> Iterator[str]:
+    """The keys of samples, whose files must be adjacent, and sorted by key where `ours`. Raises DamagedFile."""
     last = ""
     for key, group in groupby(names, lambda name: name.partition(".")[0]):
         kinds = tuple(name.partition(".")[2] for name in group)
         if not (kinds == SAMPLE if ours else "json" in kinds and len(set(kinds)) == len(kinds) > 1):
-            raise Damage(f"sample {key} is {', '.join(kinds)}")
+            raise DamagedFile(f"sample {key} is {', '.join(kinds)}")
         if ours and key <= last:
-            raise Damage(f"sample {key} stands behind {last}")
+            raise DamagedFile(f"sample {key} comes after {last}")
         last = key
         yield key
 
 
 def read_rows(stream: IO[bytes], ours: bool) -> Rows:
-    """Keys, statuses and reasons of a shard's rows, a bounded number at a time. Raises Damage."""
+    """Keys, statuses and reasons of a shard's rows, read in batches. Raises DamagedFile."""
     parquet = pq.ParquetFile(stream)
     columns = ["key", "status", *(["reason"] if ours else [])]
     for name in columns:
         if name not in parquet.schema_arrow.names or parquet.schema_arrow.field(name).type != pa.string():
-            raise Damage(f"has no column {name} of text")
+            raise DamagedFile(f"has no column {name} of strings")
     rows, last = Rows([], Counter(), Counter()), ""
     for batch in parquet.iter_batches(ROWS, columns=columns):
         if batch["key"].null_count:
-            raise Damage("has a row without a key")
+            raise DamagedFile("has a row without a key")
         keys, statuses = batch["key"].to_pylist(), batch["status"].to_pylist()
         if ours and not all(before < after for before, after in pairwise([last, *keys])):
-            raise Damage("rows are not in the order of their keys")
+            raise DamagedFile("rows are not in the order of their keys")
         last = [last, *keys][-1]
         rows.keys.extend(key for key, status in zip(keys, statuses, strict=True) if status == SUCCESS)
         rows.statuses.update(statuses)
@@ -262,8 +262,8 @@ def read_rows(stream: IO[bytes], ours: bool) -> Rows:
     return rows
 
 
-def mismatch(shard: Shard, kept: list[str], rows: Rows) -> list[str]:
-    """Whether the tar holds the samples that its rows name."""
+def compare_samples(shard: Shard, kept: list[str], rows: Rows) -> list[str]:
+    """A line where the tar's samples are not those of the rows."""
     tar, parquet, *_ = shard.names
     named, found = Counter(rows.keys), Counter(kept)
     absent, unknown = (named - found).total(), (found - named).total()
@@ -272,8 +272,8 @@ def mismatch(shard: Shard, kept: list[str], rows: Rows) -> list[str]:
     return [f"{tar}: {absent:,} of {parquet}'s samples are missing, {unknown:,} are not among its successes"]
 
 
-def miscount(shard: Shard, marker: Json, rows: Rows) -> list[str]:
-    """Whether the marker counts what the rows hold."""
+def compare_counts(shard: Shard, marker: Json, rows: Rows) -> list[str]:
+    """A line for each count of the marker that differs from the rows."""
     name, parquet = shard.marker_name, shard.names[1]
     counted: Json = {"count": rows.statuses.total(), "successes": rows.statuses[SUCCESS]}
     counted |= {status: rows.statuses[status] for status in (FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE)}
@@ -287,31 +287,31 @@ def miscount(shard: Shard, marker: Json, rows: Rows) -> list[str]:
     return [f"{name}: {field}: {parquet} has {what}" for field, what in wrong]
 
 
-def quiet(number: int) -> None:
-    """Where nobody watches."""
+def ignore(number: int) -> None:
+    """Without a progress bar."""
 
 
-def verify(output: str, begin: Advance = quiet, advance: Advance = quiet) -> list[str]:
-    """A line for everything that is wrong with the dataset; none where it is whole.
+def verify(output: str, start: Advance = ignore, advance: Advance = ignore) -> list[str]:
+    """A line for each problem of the dataset; none where it is complete and undamaged.
 
-    `begin` is told how many bytes there are to read, `advance` how many more have been, on any thread. Raises
+    `start` is called with the number of bytes to read, `advance`, on any thread, with the number just read. Raises
     UserError where there is no dataset.
     """
     present = sizes(output)
     problems: list[str] = []
     if verify_export.is_export(output, present):
-        return verify_export.verify(output, begin, advance, THREADS)
+        return verify_export.verify(output, start, advance, THREADS)
     if not is_collection(output, present):
-        return listed(output, present, begin, advance)
+        return check_listed_files(output, present, start, advance)
     if layout.MANIFEST in present:
-        shards = finished(output, present, problems)
+        shards = shards_of_manifest(output, present, problems)
     elif layout.PLAN in present:
-        shards = unfinished(output, present, problems)
+        shards = shards_of_plan(output, present, problems)
     elif any(map(MARKER_NAME.fullmatch, present)):
-        shards = foreign(output, present, problems)
+        shards = img2dataset_shards(output, present, problems)
     else:
         raise UserError(f"{output} holds no dataset: give the --output of a `gesso collect`, or img2dataset's folder")
-    begin(sum(present.get(name, 0) for shard in shards for name in shard.names))
+    start(sum(present.get(name, 0) for shard in shards for name in shard.names))
     checker = Checker(output, present, advance)
     with ThreadPoolExecutor(THREADS) as pool:
         for found in pool.map(checker.shard, shards):
@@ -319,48 +319,48 @@ def verify(output: str, begin: Advance = quiet, advance: Advance = quiet) -> lis
     return problems
 
 
-def finished(output: str, present: dict[str, int], problems: list[str]) -> list[Shard]:
-    """The manifest's shards; adds what is wrong with the small files."""
+def shards_of_manifest(output: str, present: dict[str, int], problems: list[str]) -> list[Shard]:
+    """The manifest's shards; adds the problems of manifest, plan and markers."""
     manifest = read_object(output, layout.MANIFEST, present, MANIFEST, problems)
     plan = read_object(output, layout.PLAN, present, PLAN, problems)
     if manifest is None:
-        return [shard for shard in own_shards(output, present, problems) if shard.marker]
+        return [shard for shard in gesso_shards(output, present, problems) if shard.marker]
     shards = manifest["shards"]
     if not all(has_shape(entry, SHARD) for entry in shards) or len({entry["index"] for entry in shards}) < len(shards):
-        problems.append(f"{layout.MANIFEST}: its shards have not the form that gesso writes")
+        problems.append(f"{layout.MANIFEST}: its shards do not have the fields that gesso writes")
         return []
     names = [marker_name(entry["index"]) for entry in shards]
     markers = read_markers(output, names, present, OUR_MARKER, problems)
-    problems += differing(manifest, markers)
+    problems += compare_markers(manifest, markers)
     if plan:
-        problems += misfits(manifest, plan, markers)
+        problems += compare_manifest(manifest, plan, markers)
     found = [
         Shard(f"{entry['index']:05d}", layout.MANIFEST, entry["files"], markers[name])
         for entry, name in zip(shards, names, strict=True)
     ]
-    problems += [f"{name}: not in {layout.MANIFEST}" for name in strays(present, found)]
+    problems += [f"{name}: not in {layout.MANIFEST}" for name in unlisted_files(present, found)]
     return found
 
 
-def differing(manifest: Json, markers: dict[str, Json | None]) -> list[str]:
-    """Markers that say something else than the manifest."""
-    told = (
+def compare_markers(manifest: Json, markers: dict[str, Json | None]) -> list[str]:
+    """A line for each field of a marker that differs from the manifest."""
+    differing = (
         (name, field)
         for entry, (name, marker) in zip(manifest["shards"], markers.items(), strict=True)
         for field in ("count", "successes", "files")
         if marker and marker[field] != entry[field]
     )
-    return [f"{name}: {field} differs from {layout.MANIFEST}" for name, field in told]
+    return [f"{name}: {field} differs from {layout.MANIFEST}" for name, field in differing]
 
 
-def misfits(manifest: Json, plan: Json, markers: dict[str, Json | None]) -> list[str]:
-    """What the manifest says otherwise than the plan and the markers together."""
+def compare_manifest(manifest: Json, plan: Json, markers: dict[str, Json | None]) -> list[str]:
+    """A line for each field of the manifest that differs from the plan and the markers."""
     expected: Json = {"settings": plan["settings"], "input": plan["input"]}
-    whole = [marker for marker in markers.values() if marker]
-    if len(whole) == len(markers):
-        expected |= {"samples": sum(marker["successes"] for marker in whole), "funnel": funnel(plan, whole)}
-    told = (field for field, value in expected.items() if manifest[field] != value)
-    problems = [f"{layout.MANIFEST}: {field} differs from {layout.PLAN} and the markers" for field in told]
+    readable = [marker for marker in markers.values() if marker]
+    if len(readable) == len(markers):
+        expected |= {"samples": sum(marker["successes"] for marker in readable), "funnel": funnel(plan, readable)}
+    differing = (field for field, value in expected.items() if manifest[field] != value)
+    problems = [f"{layout.MANIFEST}: {field} differs from {layout.PLAN} and the markers" for field in differing]
     indexes = [entry["index"] for entry in manifest["shards"]]
     if indexes != list(range(plan["shards"])):
         problems.append(f"{layout.MANIFEST}: lists {len(indexes):,} shards, {layout.PLAN} has {plan['shards']:,}")
@@ -370,28 +370,29 @@ def misfits(manifest: Json, plan: Json, markers: dict[str, Json | None]) -> list
     return problems
 
 
-def unfinished(output: str, present: dict[str, int], problems: list[str]) -> list[Shard]:
-    """The committed shards of a collection without a manifest; adds which are missing."""
+def shards_of_plan(output: str, present: dict[str, int], problems: list[str]) -> list[Shard]:
+    """The committed shards of a collection without a manifest; adds the missing ones."""
     plan = read_object(output, layout.PLAN, present, PLAN, problems)
-    shards = own_shards(output, present, problems)
+    shards = gesso_shards(output, present, problems)
     if plan:
         missing = [index for index in range(plan["shards"]) if marker_name(index) not in present]
         planned = storage.sizes(storage.join(output, "plan"))
         problems += [f"{plan_name(index)}: missing" for index in missing if f"{index:05d}.parquet" not in planned]
-        problems.append(lacking(missing, plan["shards"]))
+        problems.append(missing_shards(missing, plan["shards"]))
     return [shard for shard in shards if shard.marker]
 
 
-def lacking(missing: list[int], total: int) -> str:
+def missing_shards(missing: list[int], total: int) -> str:
+    """A line that lists the missing shards."""
     if not missing:
-        return f"unfinished: {layout.MANIFEST} is missing; the same `gesso collect` writes it"
-    named = " ".join(f"{index:05d}" for index in missing[:NAMED]) + (" …" if len(missing) > NAMED else "")
+        return f"unfinished: {layout.MANIFEST} is missing; run the same `gesso collect` again"
+    named = " ".join(f"{index:05d}" for index in missing[:MAX_NAMED]) + (" …" if len(missing) > MAX_NAMED else "")
     text = f"unfinished: {len(missing):,} of {total:,} shards are missing: {named}"
-    return f"{text}; the same `gesso collect` goes on"
+    return f"{text}; run the same `gesso collect` again"
 
 
-def own_shards(output: str, present: dict[str, int], problems: list[str]) -> list[Shard]:
-    """Shards by their markers, which say what they hold."""
+def gesso_shards(output: str, present: dict[str, int], problems: list[str]) -> list[Shard]:
+    """The shards that have a marker."""
     names = [name for name in sorted(present) if MARKER_NAME.fullmatch(name)]
     markers = read_markers(output, names, present, OUR_MARKER, problems)
     return [
@@ -400,26 +401,26 @@ def own_shards(output: str, present: dict[str, int], problems: list[str]) -> lis
     ]
 
 
-def foreign(output: str, present: dict[str, int], problems: list[str]) -> list[Shard]:
-    """img2dataset's shards; adds those that have no statistics."""
+def img2dataset_shards(output: str, present: dict[str, int], problems: list[str]) -> list[Shard]:
+    """img2dataset's shards; adds those without statistics."""
     names = [name for name in sorted(present) if MARKER_NAME.fullmatch(name)]
     markers = read_markers(output, names, present, MARKER, problems)
     shards = [Shard(name.removesuffix("_stats.json"), name, None, marker) for name, marker in markers.items()]
-    problems += [f"{name}: its shard has no _stats.json" for name in strays(present, shards)]
+    problems += [f"{name}: its shard has no _stats.json" for name in unlisted_files(present, shards)]
     return shards
 
 
-def listed(output: str, present: dict[str, int], begin: Advance, advance: Advance) -> list[str]:
-    """A line for each file of embeddings, matches, repeats or tokens that is not as the manifest lists it."""
+def check_listed_files(output: str, present: dict[str, int], start: Advance, advance: Advance) -> list[str]:
+    """A line for each file of embeddings, matches, repeats or tokens that differs from the manifest."""
     if layout.MANIFEST not in present:
-        return ["unfinished: the same command goes on"]
+        return ["unfinished: run the same command again"]
     manifest = storage.read_json(storage.join(output, layout.MANIFEST))
     entries = dict(manifest.get("files", {}))
     for block in manifest["shards"] if manifest["kind"] == "embeddings" else []:
         entries |= block["files"]
     if manifest["kind"] == "tokens":
-        entries, present = dict(verify_export.expected(manifest)), verify_export.sizes(output)
-    begin(sum(present.get(name, 0) for name in entries))
+        entries, present = dict(verify_export.listed_files(manifest)), verify_export.all_sizes(output)
+    start(sum(present.get(name, 0) for name in entries))
     with ThreadPoolExecutor(THREADS) as pool:
         found = pool.map(
             lambda item: verify_export.check_file(output, item[0], item[1], present, advance), entries.items()
@@ -427,10 +428,10 @@ def listed(output: str, present: dict[str, int], begin: Advance, advance: Advanc
         return [problem for problem in found if problem]
 
 
-def strays(present: dict[str, int], shards: list[Shard]) -> list[str]:
-    """Files in the manner of a shard's that belong to none of `shards`."""
-    listed = {name for shard in shards for name in (*shard.names, shard.marker_name)}
-    return sorted(name for name in present if SHARD_FILE.fullmatch(name) and name not in listed)
+def unlisted_files(present: dict[str, int], shards: list[Shard]) -> list[str]:
+    """Files named like a shard's that belong to none of `shards`."""
+    known = {name for shard in shards for name in (*shard.names, shard.marker_name)}
+    return sorted(name for name in present if SHARD_FILE.fullmatch(name) and name not in known)
 
 
 def read_markers(
@@ -444,18 +445,18 @@ def read_markers(
 def read_object(
     output: str, name: str, present: dict[str, int], shape: dict[str, type], problems: list[str]
 ) -> Json | None:
-    """A JSON file's object; None where it is missing or has not the form that it should, which is added."""
+    """A JSON file's object; None where it is missing or invalid, which is added to `problems`."""
     if name not in present:
         problems.append(f"{name}: missing")
         return None
     try:
         value = storage.read_json(storage.join(output, name))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        problems.append(f"{name}: no JSON: {first_line(error)}")
+        problems.append(f"{name}: not JSON: {first_line(error)}")
         return None
     if has_shape(value, shape):
         return dict(value)
-    problems.append(f"{name}: has not the form that its writer gives it")
+    problems.append(f"{name}: does not have the fields that it should")
     return None
 
 
@@ -470,23 +471,26 @@ def first_line(error: Exception) -> str:
 
 
 def build_parser() -> Parser:
-    parser = Parser("gesso verify", "Checks every file of a dataset against its manifest.")
-    parser.add_argument("directory", help="what `gesso collect` was given as --output, or img2dataset's output_folder")
+    parser = Parser(
+        "gesso verify",
+        "Checks every file of a dataset: size, checksum, and that tars, rows, markers and manifest agree.",
+    )
+    parser.add_argument("directory", help="the --output of a gesso command, or img2dataset's folder")
     return parser
 
 
 def main(argv: Sequence[str]) -> int:
-    """`gesso verify DIR`: 0 where the dataset is whole, 1 where it is not."""
+    """`gesso verify DIR`: 0 where there is no problem, 1 where there is."""
     output = build_parser().parse_args(argv).directory.rstrip("/")
-    problems = watched(output)
+    problems = verify_with_bar(output)
     for problem in problems:
         print(problem)
-    print(f"{output}: {len(problems):,} problems" if problems else f"{output} is whole")
+    print(f"{output}: {len(problems):,} problems" if problems else f"{output}: no problems")
     return 1 if problems else 0
 
 
-def watched(output: str) -> list[str]:
-    """`verify`, with a bar on stderr where that is a terminal."""
+def verify_with_bar(output: str) -> list[str]:
+    """`verify` with a progress bar, if stderr is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
@@ -496,5 +500,5 @@ def watched(output: str) -> list[str]:
         return verify(
             output,
             lambda total: bar.update(task, total=total),
-            lambda passed: bar.advance(task, passed),
+            lambda done: bar.advance(task, done),
         )

@@ -1,4 +1,4 @@
-"""Every file of an export against its manifest, and every sample against its row: for `gesso verify`. No Beam."""
+"""Checks of an export for `gesso verify`: files against the manifest, samples against their rows. No Beam."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -13,14 +13,14 @@ from gesso.dataset import export, layout, manifest, members
 from gesso.dataset.layout import MANIFEST, SPLITS, marker_name, rows_name, tar_name
 
 Json = dict[str, Any]
-Advance = Callable[[int], None]  # is told a number of bytes
+Advance = Callable[[int], None]  # called with a number of bytes
 
 BLOCK = 1 << 20  # bytes read at a time
 COLUMNS = ["key", "offset", "bytes", "image_bytes", "caption_bytes", "json_bytes"]
 
 
 def is_export(output: str, present: dict[str, int]) -> bool:
-    """Whether the directory's manifest, or the plan of an unfinished one, says so."""
+    """Whether the directory is an export, by its manifest or, if unfinished, its plan."""
     name = next((name for name in (MANIFEST, layout.PLAN) if name in present), None)
     try:
         value = storage.read_json(storage.join(output, name)) if name else None
@@ -29,16 +29,18 @@ def is_export(output: str, present: dict[str, int]) -> bool:
     return isinstance(value, dict) and value.get("kind") == export.KIND
 
 
-def verify(output: str, begin: Advance, advance: Advance, threads: int) -> list[str]:
-    """A line for everything that is wrong with the export; none where it is whole."""
-    present = sizes(output)
+def verify(output: str, start: Advance, advance: Advance, threads: int) -> list[str]:
+    """A line for each problem of the export; none where it is complete and undamaged."""
+    present = all_sizes(output)
     if MANIFEST not in present:
         plan = storage.read_json(storage.join(output, layout.PLAN))
-        lost = len(export.missing(output, plan))
-        return [f"unfinished: {lost:,} of {len(plan['shards']):,} shards are missing; the same `gesso export` goes on"]
+        missing = len(export.missing(output, plan))
+        return [
+            f"unfinished: {missing:,} of {len(plan['shards']):,} shards are missing; run the same `gesso export` again"
+        ]
     manifest = storage.read_json(storage.join(output, MANIFEST))
-    entries = dict(expected(manifest))
-    begin(sum(present.get(name, 0) for name in entries))
+    entries = dict(listed_files(manifest))
+    start(sum(present.get(name, 0) for name in entries))
     with ThreadPoolExecutor(threads) as pool:
         found = list(pool.map(lambda item: check_file(output, item[0], item[1], present, advance), entries.items()))
         broken = {name for name, problem in zip(entries, found, strict=True) if problem}
@@ -57,16 +59,16 @@ def verify(output: str, begin: Advance, advance: Advance, threads: int) -> list[
     return problems
 
 
-def sizes(output: str) -> dict[str, int]:
-    """Bytes of every file by its name below `output`, those of the splits among them."""
+def all_sizes(output: str) -> dict[str, int]:
+    """Bytes of every file by its name below `output`, including those of the splits."""
     found = manifest.sizes(output)
     for split in SPLITS:
         found |= {f"{split}/{name}": size for name, size in manifest.sizes(storage.join(output, split)).items()}
     return found
 
 
-def expected(manifest: Json) -> Iterator[tuple[str, Json]]:
-    """Each file with its size and checksum."""
+def listed_files(manifest: Json) -> Iterator[tuple[str, Json]]:
+    """The names of all files in the manifest, each with size and checksum."""
     yield from manifest["files"].items()
     for shard in manifest["shards"]:
         for name, entry in shard["files"].items():
@@ -74,7 +76,7 @@ def expected(manifest: Json) -> Iterator[tuple[str, Json]]:
 
 
 def check_file(output: str, name: str, entry: Json, present: dict[str, int], advance: Advance) -> str:
-    """What is wrong with a file's size or bytes; an empty text for nothing."""
+    """The problem of a file's size or checksum; an empty string for none."""
     if name not in present:
         return f"{name}: missing"
     if present[name] != entry["bytes"]:
@@ -91,22 +93,24 @@ def check_file(output: str, name: str, entry: Json, present: dict[str, int], adv
 
 
 def check_samples(output: str, shard: Json, broken: set[str]) -> list[str]:
-    """Whether the samples of a shard's tar stand where its rows say; nothing where either file is broken."""
+    """Lines where a shard's samples are not where its rows say; none where either file is damaged."""
     tar, rows = (f"{shard['split']}/{name(shard['index'])}" for name in (tar_name, rows_name))
     if broken & {tar, rows}:
         return []
     stream = storage.Ranges(storage.join(output, tar))
     try:
-        found = members.index(stream.read, stream.size)
+        found = members.list_samples(stream.read, stream.size)
         with storage.open_input(storage.join(output, rows)) as opened:
             table = pq.read_table(opened, columns=COLUMNS)
-    except members.Damage as damage:
+    except members.DamagedTar as damage:
         return [f"{tar}: {damage}"]
     except (pa.ArrowException, ValueError) as error:
-        return [f"{rows}: no parquet of an export: {error}".split("\n")[0]]
-    told = zip(*(table[name].to_pylist() for name in COLUMNS), strict=True)
-    wrong = sum(sample != row for sample, row in zip(found, told, strict=False)) + abs(len(found) - len(table))
-    problems = [f"{tar}: {wrong:,} samples stand otherwise than {rows} says"] if wrong else []
+        return [f"{rows}: not parquet of an export: {error}".split("\n")[0]]
+    expected_samples = zip(*(table[name].to_pylist() for name in COLUMNS), strict=True)
+    wrong = sum(sample != row for sample, row in zip(found, expected_samples, strict=False)) + abs(
+        len(found) - len(table)
+    )
+    problems = [f"{tar}: {wrong:,} samples are not where {rows} says"] if wrong else []
     if len(table) != shard["count"]:
         problems.append(f"{rows}: {len(table):,} rows, in {MANIFEST} {shard['count']:,}")
     return problems

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from gesso import storage
 from gesso.dataset import layout, manifest, shards
-from gesso.dataset.records import link_identity, uid
+from gesso.dataset.records import normalize_url, sample_key
 from gesso.dataset.schemas import plan_schema
 from gesso.dataset.shards import Outcome
 from gesso.images import encode
@@ -27,11 +27,11 @@ def picture(number: int, width: int = 40, height: int = 30) -> bytes:
 
 
 def pairs(shard: int, links: int) -> list[dict[str, Any]]:
-    """The planned pairs of a shard in the order of their uids; every tenth caption is rejected."""
+    """The planned pairs of a shard in the order of their keys; every tenth caption is rejected."""
     rows = []
     for number in range(shard * links, (shard + 1) * links):
         url, caption = f"http://host{number % 3}.example/{number}.jpg", f"a picture of the number {number}, drawn — «ö»"
-        key = f"{shard:x}" + uid(link_identity(url), caption)[1:]
+        key = f"{shard:x}" + sample_key(normalize_url(url), caption)[1:]
         reason = "caption_too_short" if number % 10 == 9 else None
         rows.append({"key": key, "url": url, "caption": caption, "reason": reason, "licence": "CC0-1.0", "n": number})
     return sorted(rows, key=lambda row: str(row["key"]))

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from gesso import storage
 from gesso.dataset import collection, export, layout, manifest, shards
-from gesso.dataset.records import link_identity, uid
+from gesso.dataset.records import normalize_url, sample_key
 from gesso.dataset.schemas import plan_schema
 from gesso.images import encode
 from gesso.pipelines import packing
@@ -18,7 +18,7 @@ from gesso.pipelines.collect.engine import examine
 from gesso.pipelines.collect.settings import ImageRules
 from gesso.pipelines.export import shard_writer, shuffle
 from gesso.pipelines.export.settings import ExportSettings
-from gesso.pipelines.export.shuffle import Deal
+from gesso.pipelines.export.shuffle import ShufflePlan
 
 RULES = ImageRules(image_size=384, min_side=1)
 CELL = 8  # pixels of one colour, so that neighbours are alike as in photographs
@@ -42,14 +42,14 @@ def write_export(
     pictures: Callable[[int], bytes] = picture,
     captions: Callable[[int], str] = caption,
 ) -> str:
-    """An export with so many samples of train and of validation, in shards of about `shard_size`; gives its path.
+    """Writes an export with `counts` samples of train and validation in shards of about `shard_size`; returns its path.
 
     Number n of `range(sum(counts))` has the picture `pictures(n)` and the caption `captions(n)`; which of them are for
     validation, and the order, follow from links and captions, as always.
     """
     with tempfile.TemporaryDirectory() as raw:
         write_raw(raw, sum(counts), pictures, captions)
-        deal(raw, str(folder), ExportSettings(validation_size=counts[1], shard_size=shard_size))
+        export_shards(raw, str(folder), ExportSettings(validation_size=counts[1], shard_size=shard_size))
     return str(folder)
 
 
@@ -77,32 +77,38 @@ def write_raw(raw: str, count: int, pictures: Callable[[int], bytes], captions: 
 
 def pair(number: int, text: str) -> dict[str, Any]:
     url = f"http://host{number % 3}.example/{number}.jpg"
-    return {"key": uid(link_identity(url), text), "url": url, "caption": text, "reason": None, "n": number}
+    return {"key": sample_key(normalize_url(url), text), "url": url, "caption": text, "reason": None, "n": number}
 
 
-def deal(raw: str, output: str, settings: ExportSettings) -> None:
+def export_shards(raw: str, output: str, settings: ExportSettings) -> None:
     """What `gesso export` does with a collection of one shard."""
     source = collection.open_collection(raw)
     fields = shuffle.kept_fields(source.schema())
     kept, _ = shuffle.read_shard(raw, source.shards[0], fields, None, settings.seed)
-    lots = kept["lot"].to_numpy()
-    bucket = shuffle.find_bucket(shuffle.histogram(lots), settings)
-    dealt = shuffle.deal(bucket, shuffle.in_bucket(lots, kept["key"], bucket), settings)
-    written = [shuffle.write_rows(output, target, parts, fields, dealt) for target, parts in packed(kept, dealt)]
-    told: dict[str, Any] = {"listed": {}, "dropped": None, "overlaps": [], "source_funnel": None, "source_settings": {}}
-    told |= {"source_input": [], "licence_column": None, "licences": None}
-    samples = dict(zip(layout.SPLITS, dealt.samples, strict=True))
+    hashes = kept["split_hash"].to_numpy()
+    bucket = shuffle.find_bucket(shuffle.histogram(hashes), settings)
+    plan = shuffle.plan_shuffle(bucket, shuffle.ranks_in_bucket(hashes, kept["key"], bucket), settings)
+    written = [shuffle.write_rows(output, target, parts, fields, plan) for target, parts in packed(kept, plan)]
+    input_info: dict[str, Any] = {
+        "listed": {},
+        "dropped": None,
+        "overlaps": [],
+        "source_funnel": None,
+        "source_settings": {},
+    }
+    input_info |= {"source_input": [], "licence_column": None, "licences": None}
+    samples = dict(zip(layout.SPLITS, plan.samples, strict=True))
     record = {"settings": vars(settings), "input": []}
-    planned = export.plan_record(record, told, [each["entry"] for each in written], {}, samples)
+    planned = export.plan_record(record, input_info, [each["entry"] for each in written], {}, samples)
     storage.write_json(storage.join(output, layout.PLAN), planned)
-    tars = shard_writer.Tars(raw, {0: source.shards[0].bytes})
+    tars = shard_writer.SourceTars(raw, {0: source.shards[0].bytes})
     for target in export.targets(planned):
-        shard_writer.copy_shard(storage.join(output, target.split), target.number, target.rows, tars)
+        shard_writer.write_shard(storage.join(output, target.split), target.number, target.rows, tars)
     export.finish(output)
 
 
-def packed(kept: pa.RecordBatch, dealt: Deal) -> Iterator[tuple[int, list[bytes]]]:
+def packed(kept: pa.RecordBatch, plan: ShufflePlan) -> Iterator[tuple[int, list[bytes]]]:
     """The packed rows of every target, also of one that gets none."""
-    found = dict(shuffle.split(kept, dealt))
+    found = dict(shuffle.split_by_target(kept, plan))
     empty = packing.pack(kept.slice(0, 0))
-    return ((target, [found.get(target, empty)]) for target in range(sum(dealt.shards)))
+    return ((target, [found.get(target, empty)]) for target in range(sum(plan.shards)))

@@ -16,16 +16,16 @@ from gesso.dedup.decision import Decision, Override
 MODEL = {"name": "detector", "pretrained": None, "sha256": "a" * 64, "image_size": 64, "dimension": 8}
 WHO, WHEN = "Ada", "2026-11-24T12:00:00+00:00"
 
-Pair = tuple[str, str, float]  # reference, uid, similarity
+Pair = tuple[str, str, float]  # reference, training sample, similarity
 
 
 def write_overlap(folder: Path, shards: str, pairs: Sequence[Pair]) -> str:
     """An overlap without a decision; the pairs in the order of their references and ranks."""
     rank: dict[str, int] = {}
     rows = []
-    for reference, uid, similarity in pairs:
+    for reference, key, similarity in pairs:
         rank[reference] = rank.get(reference, 0) + 1
-        row = {"reference_key": reference, "rank": rank[reference], "uid": uid, "similarity": similarity}
+        row = {"reference_key": reference, "rank": rank[reference], "uid": key, "similarity": similarity}
         rows.append({**row, "shard": 0, "phash_distance": None})
     storage.make_parent(str(folder / "matches.parquet"))
     pq.write_table(pa.Table.from_pylist(rows, pa.schema(MATCH_FIELDS)), folder / "matches.parquet")
@@ -59,8 +59,8 @@ def write_repeats(folder: Path, shards: str, exact: Sequence[str], near: Sequenc
     """Drop lists of repeats within the shards."""
     storage.make_parent(str(folder / "exact.parquet"))
     lists = {"exact": exact} if near is None else {"exact": exact, "near": near}
-    for name, uids in lists.items():
-        rows = [{"uid": uid, "reason": f"repeat_{name}", "of": "0" * 32, "similarity": None} for uid in sorted(uids)]
+    for name, keys in lists.items():
+        rows = [{"uid": key, "reason": f"repeat_{name}", "of": "0" * 32, "similarity": None} for key in sorted(keys)]
         pq.write_table(pa.Table.from_pylist(rows, pa.schema(DROP_FIELDS)), folder / f"{name}.parquet")
     entries = {f"{name}.parquet": summary(folder / f"{name}.parquet") for name in lists}
     manifest = {"format": 1, "kind": "repeats", "shards": str(Path(shards).resolve()), "files": entries}

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from gesso import images, storage
 from gesso.dataset import layout
 from gesso.dataset.schemas import MATCH_FIELDS, METADATA_FIELDS
-from gesso.dataset.shards import Hashing, Tar
+from gesso.dataset.shards import HashingWriter, TarWriter
 from tests.datasets import picture
 
 Json = dict[str, Any]
@@ -67,7 +67,7 @@ def write_shards(folder: Path, embeddings: Path, samples: Sequence[Sample], size
     for index, first in enumerate(range(0, len(samples), size)):
         some = samples[first : first + size]
         with storage.write_whole(str(folder / layout.tar_name(index))) as stream:
-            tar = Tar(Hashing(stream))
+            tar = TarWriter(HashingWriter(stream))
             for sample in some:
                 tar.add_sample({"key": sample.key, "caption": sample.caption or "", "url": sample.url}, sample.body)
             tar.end()

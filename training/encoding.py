@@ -28,9 +28,9 @@ import torch
 
 from gesso import storage
 from gesso.dataset.layout import marker_name, rows_name, tar_name
-from gesso.dataset.progress import Note
+from gesso.dataset.progress import ProgressFile
 from gesso.dataset.records import SUCCESS
-from gesso.dataset.shards import Hashing
+from gesso.dataset.shards import HashingWriter
 from gesso.errors import Rejected, UserError
 from gesso.images import Pixels
 from gesso.storage import Range
@@ -133,7 +133,7 @@ def encode_shard(split: Split, shard: Shard, dvae: DVAE, settings: EncodeSetting
     is full.
     """
     started, folder, counts, beat = time(), storage.join(output, split.split), Counter[str](), monotonic()
-    note, whole = Note(folder, shard.index, counts), Encoded([], [], [])
+    note, whole = ProgressFile(folder, shard.index, counts), Encoded([], [], [])
     with closing(encoded(split, shard, dvae, settings)) as batches:
         for batch in batches:
             whole.add(batch)
@@ -223,7 +223,9 @@ def write(folder: str, index: int, rows: list[Row], codes: Codes) -> Row:
     """Writes codes and rows, each under a temporary name until whole; returns sizes and checksums by name."""
     names = (codes_name(index), rows_name(index))
     with ExitStack() as stack:
-        streams = [Hashing(stack.enter_context(storage.write_whole(storage.join(folder, name)))) for name in names]
+        streams = [
+            HashingWriter(stack.enter_context(storage.write_whole(storage.join(folder, name)))) for name in names
+        ]
         np.lib.format.write_array(streams[0], codes, allow_pickle=False)
         with pq.ParquetWriter(streams[1], CAPTIONS, compression="zstd") as writer:
             writer.write_batch(pa.RecordBatch.from_pylist(rows, CAPTIONS))

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from gesso.dedup.overlap import Overlap
 
 PORT = 8600
-DESCRIPTION = """Pairs of a reference and a training picture, the most similar first, on a page of this machine. The
-page stands in DIR/review and opens without a server, too; what is decided on it is kept in DIR/decision.json."""
+DESCRIPTION = """Shows pairs of a reference and a training picture, the most similar first, in a web page on this
+machine. The page is written to DIR/review and also opens as a file; the decision is saved in DIR/decision.json."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -26,15 +26,15 @@ def main(argv: Sequence[str]) -> int:
     from gesso.dedup.review import folder
 
     if not storage.is_local(given.directory):
-        raise UserError(f"{given.directory} is elsewhere: copy it to this machine, where the page is shown")
+        raise UserError(f"{given.directory} is not on this machine: copy it here, where the page is shown")
     found = overlap.read(given.directory)
-    decided, decides = current(found), given.threshold is not None or given.import_file is not None
-    if decides:
-        decided = settle(found, decided, given)
+    decided, changes_decision = read_decision(found), given.threshold is not None or given.import_file is not None
+    if changes_decision:
+        decided = write_decision(found, decided, given)
         print(storage.join(found.path, DECISION))
-    if given.no_serve or not decides:
+    if given.no_serve or not changes_decision:
         target = folder.prepare(found, decided)
-        tell_not_shown(target)
+        print_not_shown(target)
         print(storage.join(target, "index.html"))
         if not given.no_serve:
             serve(found, target, given)
@@ -44,25 +44,25 @@ def main(argv: Sequence[str]) -> int:
 def build_parser() -> Parser:
     made = Parser("gesso review", DESCRIPTION)
     user = os.environ.get("USER") or os.environ.get("LOGNAME") or ""
-    made.add_argument("directory", metavar="DIR", help="what `gesso match` was given as --output")
-    made.add_argument("--port", type=int, default=PORT, metavar="INT", help="of 127.0.0.1; 0: any that is free")
-    made.add_argument("--no-serve", action="store_true", help="write DIR/review and end")
-    made.add_argument("--threshold", type=float, metavar="FLOAT", help="set the decision's threshold and end")
-    made.add_argument("--import", dest="import_file", metavar="FILE", help="take over an exported decision and end")
-    made.add_argument("--who", default=user, metavar="NAME", help="who decides")
+    made.add_argument("directory", metavar="DIR", help="the --output of `gesso match`")
+    made.add_argument("--port", type=int, default=PORT, metavar="INT", help="port on 127.0.0.1; 0: any free port")
+    made.add_argument("--no-serve", action="store_true", help="write DIR/review and exit")
+    made.add_argument("--threshold", type=float, metavar="FLOAT", help="set the decision's threshold and exit")
+    made.add_argument("--import", dest="import_file", metavar="FILE", help="import an exported decision.json and exit")
+    made.add_argument("--who", default=user, metavar="NAME", help="name of who decides")
     return made
 
 
-def current(found: "Overlap") -> "Decision | None":
-    """The decision so far. Raises UserError where it was made on other matches."""
+def read_decision(found: "Overlap") -> "Decision | None":
+    """The existing decision, if any. Raises UserError where it was made on other matches."""
     from gesso.dedup import decision
 
     path = storage.join(found.path, decision.DECISION)
     return decision.read(path, found) if storage.exists(path) else None
 
 
-def settle(found: "Overlap", decided: "Decision | None", given: Namespace) -> "Decision":
-    """Writes and returns the decision of the flags: the imported verdicts, else those that there are already."""
+def write_decision(found: "Overlap", decided: "Decision | None", given: Namespace) -> "Decision":
+    """Writes and returns the decision that --import and --threshold make; verdicts are kept unless imported."""
     from gesso.dedup import decision
 
     if given.import_file is not None:
@@ -74,23 +74,23 @@ def settle(found: "Overlap", decided: "Decision | None", given: Namespace) -> "D
     return decided
 
 
-def tell_not_shown(target: str) -> None:
-    """A line for each series of pictures of which some could not be shown."""
+def print_not_shown(target: str) -> None:
+    """Prints a line for references and one for samples where pictures could not be shown."""
     from gesso.dedup.review import folder
 
     for series, reasons in folder.not_shown(target).items():
         if reasons:
             parts = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
-            print(f"{series}: pictures that could not be shown: {parts}; the page shows placeholders")
+            print(f"{series}: pictures that could not be shown: {parts}; the page has placeholders")
 
 
 def serve(found: "Overlap", target: str, given: Namespace) -> None:
-    """Until the user interrupts."""
+    """Serves the page until the user interrupts."""
     from gesso.dedup.review import server
 
-    keeper = server.Keeper(found, target, given.who)
-    with server.Server(given.port, target, keeper) as listening:
-        print(f"{listening.url}  (Ctrl-C ends; every mark is kept at once)", flush=True)
+    store = server.DecisionStore(found, target, given.who)
+    with server.Server(given.port, target, store) as listening:
+        print(f"{listening.url}  (Ctrl-C ends; every verdict is saved at once)", flush=True)
         try:
             listening.serve_forever()
         except KeyboardInterrupt:

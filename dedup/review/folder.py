@@ -1,14 +1,14 @@
-"""The folder of a review: the page, its data as scripts (so that it also works from file://), its pictures. No Beam.
+"""The folder of a review: page, data and thumbnails. Data are scripts, so that the page works from file://. No Beam.
 
-    index.html review.css review.js    the page, beside this module
+    index.html review.css review.js    the page, from this package
     data/pairs.js                      numbers of every pair, base64 of little-endian arrays
-    data/texts.js data/uids.js         captions and keys that are searched; the samples' uids
-    data/details/00000.js              what is known of the pictures of CHUNK references each
-    session.js                         the decision so far
+    data/texts.js data/uids.js         captions and reference keys for the search; the samples' keys
+    data/details/00000.js              metadata of the pictures of CHUNK references each
+    session.js                         the current decision
     thumbs/references/ thumbs/samples/ thumbnails by number, in the order of the page
-    plan.json manifest.json            for which matches, written first; what could not be shown, written last
+    plan.json manifest.json            the matches' checksum, written first; missing thumbnails, written last
 
-A script calls `gesso(name, value)`. Its bytes follow from the matches and the pictures alone, but for session.js.
+A script calls `gesso(name, value)`. But for session.js its bytes depend on the matches and the pictures alone.
 """
 
 import base64
@@ -32,8 +32,8 @@ from gesso.dedup import decision
 from gesso.dedup.decision import Decision
 from gesso.dedup.overlap import Overlap
 from gesso.dedup.review import thumbnails
-from gesso.dedup.review.listing import Listing, arrange, describe
-from gesso.dedup.review.thumbnails import Task, Wanted
+from gesso.dedup.review.listing import Listing, read_metadata, sort_matches
+from gesso.dedup.review.thumbnails import Task, ThumbnailRequest
 from gesso.errors import UserError
 
 Json = dict[str, Any]
@@ -42,34 +42,34 @@ FOLDER = "review"
 PAGE = ("index.html", "review.css", "review.js")
 SESSION = "session.js"
 REFERENCES, SAMPLES = "references", "samples"
-# Long sides in pixels. The nearest pair is what a person looks at; 40,504 references and as many nearest samples of
-# COCO's size come to 2.7 GB, their 283,528 further neighbours to 4.9 GB.
+# Long sides in pixels; the nearest sample is shown larger. 40,504 references and as many nearest samples of COCO's size
+# take 2.7 GB, their 283,528 further neighbours 4.9 GB.
 NEAREST_SIDE, FURTHER_SIDE = 480, 320
-CHUNK = 128  # references whose details come together
+CHUNK = 128  # references whose details are in one file
 DETAILS = ("caption", "url", "width", "height", "original_width", "original_height")
 FORMAT = 1
 
 
 def prepare(overlap: Overlap, decided: Decision | None) -> str:
-    """Writes what is missing of the folder and returns its path. Raises UserError where it holds something else."""
+    """Writes the missing parts of the folder and returns its path. Raises UserError where it holds other files."""
     target = storage.join(overlap.path, FOLDER)
-    begin(target, overlap)
+    write_plan(target, overlap)
     write_page(target)
     write_session(target, decided)
     if not is_finished(target):
-        fill(target, overlap)
+        write_contents(target, overlap)
     return target
 
 
-def begin(target: str, overlap: Overlap) -> None:
-    """Makes room: a folder of other matches is ours to clear, since all that it holds can be made again."""
+def write_plan(target: str, overlap: Overlap) -> None:
+    """Writes plan.json. A folder of other matches is cleared first: all of it can be made again."""
     plan = {"format": FORMAT, "kind": "review", "matches_sha256": overlap.sha256}
     if storage.exists(storage.join(target, PLAN)):
         if storage.read_json(storage.join(target, PLAN)) == plan:
             return
         shutil.rmtree(target)
     elif os.path.isdir(target) and os.listdir(target):
-        raise UserError(f"{target} holds something that `gesso review` has not written: move it away")
+        raise UserError(f"{target} holds files that `gesso review` did not write: move them away")
     storage.write_json(storage.join(target, PLAN), plan)
 
 
@@ -84,58 +84,58 @@ def write_session(target: str, decided: Decision | None) -> None:
 
 
 def is_finished(target: str) -> bool:
-    """Whether all is there. Pictures that could not be shown are tried again: their source may be back."""
+    """Whether nothing is missing. Failed thumbnails are tried again: their source may be back."""
     return storage.exists(storage.join(target, MANIFEST)) and not any(not_shown(target).values())
 
 
 def not_shown(target: str) -> dict[str, dict[str, int]]:
-    """How many pictures of each series are placeholders, by reason."""
+    """The number of missing thumbnails of each series, by reason."""
     return dict(storage.read_json(storage.join(target, MANIFEST))["not_shown"])
 
 
-def fill(target: str, overlap: Overlap) -> None:
-    listing = arrange(overlap.matches)
+def write_contents(target: str, overlap: Overlap) -> None:
+    listing = sort_matches(overlap.matches)
     sides = overlap.manifest["reference"], overlap.manifest["training"]
-    references = describe(open_embeddings(sides[0]["embeddings"]), listing.references, [None])
-    samples = describe(open_embeddings(sides[1]["embeddings"]), listing.uids, listing.shards.to_pylist())
-    side_of = np.full(len(listing.uids), FURTHER_SIDE)
-    side_of[listing.samples[listing.starts]] = NEAREST_SIDE
-    wanted = {
-        REFERENCES: wanted_of(references, np.full(len(references), NEAREST_SIDE)),
-        SAMPLES: wanted_of(samples, side_of),
+    references = read_metadata(open_embeddings(sides[0]["embeddings"]), listing.references, [None])
+    samples = read_metadata(open_embeddings(sides[1]["embeddings"]), listing.keys, listing.shards.to_pylist())
+    long_sides = np.full(len(listing.keys), FURTHER_SIDE)
+    long_sides[listing.samples[listing.starts]] = NEAREST_SIDE
+    requests = {
+        REFERENCES: thumbnail_requests(references, np.full(len(references), NEAREST_SIDE)),
+        SAMPLES: thumbnail_requests(samples, long_sides),
     }
     sources = {REFERENCES: sides[0]["source"]["path"], SAMPLES: sides[1]["source"]["path"]}
-    lost = {series: make(target, series, sources[series], wanted[series]) for series in wanted}
-    write_data(target, overlap, listing, (references, samples), lost)
-    counts = {series: dict(sorted(Counter(found.values()).items())) for series, found in lost.items()}
-    shown = {series: len(wanted[series]) - len(lost[series]) for series in wanted}
+    failed = {series: make_thumbnails(target, series, sources[series], requests[series]) for series in requests}
+    write_data(target, overlap, listing, (references, samples), failed)
+    counts = {series: dict(sorted(Counter(found.values()).items())) for series, found in failed.items()}
+    shown = {series: len(requests[series]) - len(failed[series]) for series in requests}
     record = {"format": FORMAT, "kind": "review", "matches_sha256": overlap.sha256}
     storage.write_json(storage.join(target, MANIFEST), {**record, "shown": shown, "not_shown": counts})
 
 
-def wanted_of(metadata: pa.Table, sides: npt.NDArray[Any]) -> list[Wanted]:
+def thumbnail_requests(metadata: pa.Table, sides: npt.NDArray[Any]) -> list[ThumbnailRequest]:
     shards, paths = metadata["shard"].to_pylist(), metadata["image_path"].to_pylist()
     return [
-        Wanted(number, shard, path, int(sides[number]))
+        ThumbnailRequest(number, shard, path, int(sides[number]))
         for number, (shard, path) in enumerate(zip(shards, paths, strict=True))
     ]
 
 
-def make(target: str, series: str, source: str, wanted: list[Wanted]) -> dict[int, str]:
-    """The thumbnails that are not there yet, with a bar on a terminal; what could not be shown: number → reason."""
+def make_thumbnails(target: str, series: str, source: str, requests: list[ThumbnailRequest]) -> dict[int, str]:
+    """Makes the missing thumbnails, with a bar on a terminal; returns the failures: number → reason."""
     from rich.console import Console
     from rich.progress import track
 
     folder = storage.join(target, "thumbs", series)
-    there = thumbnails.present(folder)
-    work: list[Task] = thumbnails.tasks(source, [item for item in wanted if item.number not in there])
-    console, lost = Console(stderr=True), dict[int, str]()
-    done = thumbnails.make(folder, work)
+    existing = thumbnails.existing(folder)
+    work: list[Task] = thumbnails.split_tasks(source, [item for item in requests if item.number not in existing])
+    console, failed = Console(stderr=True), dict[int, str]()
+    done = thumbnails.make_thumbnails(folder, work)
     for found in track(
         done, f"pictures of {series}", len(work), console=console, transient=True, disable=not sys.stderr.isatty()
     ):
-        lost |= found
-    return lost
+        failed |= found
+    return failed
 
 
 def write_data(
@@ -143,7 +143,7 @@ def write_data(
     overlap: Overlap,
     listing: Listing,
     metadata: tuple[pa.Table, pa.Table],
-    lost: Mapping[str, dict[int, str]],
+    failed: Mapping[str, dict[int, str]],
 ) -> None:
     """Everything under data/."""
     references, samples = metadata
@@ -153,8 +153,8 @@ def write_data(
         "captions": references["caption"].to_pylist(),
         "nearest": nearest.to_pylist(),
     }
-    uids = {"uids": listing.uids.to_pylist(), "shards": listing.shards.to_pylist()}
-    for name, value in (("pairs", numbers(overlap, listing, lost)), ("texts", texts), ("uids", uids)):
+    keys = {"uids": listing.keys.to_pylist(), "shards": listing.shards.to_pylist()}
+    for name, value in (("pairs", pair_data(overlap, listing, failed)), ("texts", texts), ("uids", keys)):
         write(storage.join(target, "data", f"{name}.js"), script(name, value))
     starts = listing.starts
     for chunk, first in enumerate(range(0, len(references), CHUNK)):
@@ -168,7 +168,7 @@ def write_data(
         write(storage.join(target, "data", "details", f"{chunk:05d}.js"), script("details", value))
 
 
-def numbers(overlap: Overlap, listing: Listing, lost: Mapping[str, dict[int, str]]) -> Json:
+def pair_data(overlap: Overlap, listing: Listing, failed: Mapping[str, dict[int, str]]) -> Json:
     manifest = overlap.manifest
     return {
         "format": FORMAT,
@@ -178,16 +178,18 @@ def numbers(overlap: Overlap, listing: Listing, lost: Mapping[str, dict[int, str
         "samples_searched": manifest["samples"],
         "top_k": manifest["top_k"],
         "chunk": CHUNK,
-        "distinct": len(listing.uids),
-        "counts": packed(listing.counts, "<i4"),
-        "samples": packed(listing.samples, "<i4"),
-        "similarity": packed(listing.similarity, "<f4"),
-        "hashes": packed(listing.hashes, "<i4"),
-        "lost": {series: {str(number): lost[series][number] for number in sorted(lost[series])} for series in lost},
+        "distinct": len(listing.keys),
+        "counts": base64_array(listing.counts, "<i4"),
+        "samples": base64_array(listing.samples, "<i4"),
+        "similarity": base64_array(listing.similarity, "<f4"),
+        "hashes": base64_array(listing.hashes, "<i4"),
+        "lost": {
+            series: {str(number): failed[series][number] for number in sorted(failed[series])} for series in failed
+        },
     }
 
 
-def packed(values: npt.NDArray[Any], kind: str) -> str:
+def base64_array(values: npt.NDArray[Any], kind: str) -> str:
     return base64.b64encode(values.astype(kind).tobytes()).decode()
 
 
@@ -196,13 +198,13 @@ def columns(table: pa.Table) -> Json:
 
 
 def script(name: str, value: Any) -> bytes:
-    """A call of the page's own function; nothing in it can end a script element."""
+    """A call of the page's own function; no value can close the script element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
     return f'gesso("{name}",{text});\n'.encode()
 
 
 def write(path: str, body: bytes) -> None:
-    """A small file, unless it is there already with these bytes."""
+    """Writes a small file, unless it exists with these bytes."""
     if os.path.exists(path):
         with storage.open_input(path) as stream:
             if stream.read() == body:

@@ -1,4 +1,4 @@
-"""Matches in the order in which a person looks at them, with what is known of each picture. No Beam, no pixels.
+"""Matches in the order of the page, and the metadata of their pictures. No Beam, no pixels.
 
 Shapes: N references, P pairs, S distinct training samples among them.
 """
@@ -19,30 +19,30 @@ Ints = npt.NDArray[np.int32]
 
 NO_HASH = -1
 READERS = 16  # blocks of metadata read at a time
-DESCRIBED = [field for field in METADATA_FIELDS if field.name not in ("sha256", "phash")]
-COLUMNS = [field.name for field in DESCRIBED]
-EMPTY = pa.schema(DESCRIBED).empty_table()
+FIELDS = [field for field in METADATA_FIELDS if field.name not in ("sha256", "phash")]
+COLUMNS = [field.name for field in FIELDS]
+EMPTY = pa.schema(FIELDS).empty_table()
 
 
 class Listing(NamedTuple):
     """References by the similarity of their nearest sample, descending; the pairs of each by rank."""
 
     references: pa.Array  # (N,) keys
-    counts: Ints  # (N,) pairs of a reference, side by side
-    samples: Ints  # (P,) the pair's sample, as a place in uids
+    counts: Ints  # (N,) number of pairs of each reference
+    samples: Ints  # (P,) the pair's sample, as an index of keys
     similarity: npt.NDArray[np.float32]  # (P,)
     hashes: Ints  # (P,) differing bits of the perceptual hashes, or NO_HASH
-    uids: pa.Array  # (S,) in the order in which they come up
+    keys: pa.Array  # (S,) keys of the samples, in the order of the page
     shards: pa.Array  # (S,) null for a folder's pictures
 
     @property
     def starts(self) -> Ints:
-        """(N,) the first pair of each reference, that with its nearest sample."""
+        """(N,) the first pair of each reference: the one with its nearest sample."""
         return (np.cumsum(self.counts) - self.counts).astype(np.int32)
 
 
-def arrange(matches: pa.Table) -> Listing:
-    """The matches, sorted by (reference_key, rank), in the order of the page. Equal similarities go by key."""
+def sort_matches(matches: pa.Table) -> Listing:
+    """Matches, sorted by (reference_key, rank) → the order of the page; references of equal similarity by key."""
     encoded = pc.dictionary_encode(matches["reference_key"].combine_chunks())
     counts = np.bincount(encoded.indices.to_numpy(), minlength=len(encoded.dictionary)).astype(np.int64)
     starts = np.cumsum(counts) - counts
@@ -60,15 +60,15 @@ def arrange(matches: pa.Table) -> Listing:
         samples=numbers.astype(np.int32),
         similarity=similarity[rows],
         hashes=pairs["phash_distance"].fill_null(NO_HASH).to_numpy().astype(np.int32),
-        uids=samples.dictionary,
+        keys=samples.dictionary,
         shards=pairs["shard"].combine_chunks().take(pa.array(np.unique(numbers, return_index=True)[1])),
     )
 
 
-def describe(embeddings: Embeddings, keys: pa.Array, shards: Iterable[int | None]) -> pa.Table:
-    """The metadata of each key, row-aligned with `keys`: COLUMNS, nulls where the embeddings know no such key.
+def read_metadata(embeddings: Embeddings, keys: pa.Array, shards: Iterable[int | None]) -> pa.Table:
+    """The metadata of each key, row-aligned with `keys`: COLUMNS, nulls for a key that is not in the embeddings.
 
-    Of shards' embeddings only the blocks of `shards` are read; None among them stands for every block.
+    Only the blocks of `shards` are read; None among them means all blocks.
     """
     wanted = set(shards)
     blocks = [block for block in embeddings.blocks if None in wanted or block.shard in wanted]

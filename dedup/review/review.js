@@ -1,26 +1,26 @@
-/* The review's page: no framework, no build. Served by `gesso review` it keeps the decision there; opened as a file, in
-   the browser. Everything from captions, keys and links is set as text, never as markup.
+/* The review's page: no framework, no build. Served by `gesso review` it saves the decision there; opened as a file, in
+   the browser. Captions, keys and links are set as text, never as markup.
 
    N references in the order of the page ("items"), P pairs, the pairs of item i from starts[i] to starts[i + 1], the
-   nearest first. `view` holds the items that the filter lets through, `at` is a place in it, `rank` counts from 0. */
+   nearest first. `view` holds the items that pass the filter, `at` is a position in it, `rank` counts from 0. */
 "use strict";
 
 const FORMAT = 1;
 const SERVED = location.protocol !== "file:";
-const START = 0.9; // the threshold that is shown before anyone has chosen one
+const START = 0.9; // the threshold before anyone has chosen one
 const NEAR = 0.02; // similarity around the threshold that counts as near it
-const HASH_NEAR = 10; // of 64 bits: as far as a perceptual hash is usually trusted to mean the same picture
-const HIGHEST = 16e6; // pixels that a browser can scroll; Firefox ends at 17.9 million
-const OVERSCAN = 2; // rows drawn above and below what is seen
-const FAST = 3; // rows scrolled in a frame above which pictures wait until the scrolling ends
+const HASH_NEAR = 10; // of 64 bits: up to here a perceptual hash usually means the same picture
+const HIGHEST = 16e6; // pixels that a browser can scroll; Firefox's limit is 17.9 million
+const OVERSCAN = 2; // rows drawn above and below the visible ones
+const FAST = 3; // rows scrolled in one frame, above which pictures are loaded only when scrolling ends
 const DETAILS_KEPT = 24; // chunks of details in memory
 const HISTORY = 5000; // steps that can be undone
-const RETRY = 2000; // milliseconds until an answer is asked for again
+const RETRY = 2000; // milliseconds until a failed request is repeated
 const Z = 1.959963984540054; // standard normal quantile of 0.975
 const NONE = 0, DUPLICATE = 1, DIFFERENT = 2;
 const WORDS = ["", "duplicate", "different"];
 const REASONS = {
-  absent: "is not where its embedding was made", unreadable: "could not be read", not_an_image: "is no picture", undecodable: "could not be decoded",
+  absent: "is no longer where it was embedded", unreadable: "could not be read", not_an_image: "is not an image file", undecodable: "could not be decoded",
 };
 
 const $ = (id) => document.getElementById(id);
@@ -30,7 +30,7 @@ const percent = (part) => (part > 0 && part < 0.0005 ? "<0.1%" : `${(100 * part)
 const shown = (value) => value.toFixed(6).replace(/0{1,3}$/, ""); // 0.900, 0.8312
 const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
 
-/* What already is as it should be is not touched: the browser lays out anew what is set, even to the same. */
+/* Values that do not change are not set: setting them would cause a new layout. */
 const put = (node, text) => { const value = String(text ?? ""); if (node.textContent !== value) node.textContent = value; };
 const attr = (node, name, value) => { const text = String(value); if (node.getAttribute(name) !== text) node.setAttribute(name, text); };
 const dress = (node, name) => { if (node.className !== name) node.className = name; };
@@ -40,7 +40,7 @@ const dress = (node, name) => { if (node.className !== name) node.className = na
 let delivered = null;
 window.gesso = (name, value) => { delivered = [name, value]; };
 
-/** The value that a data script hands over; rejects where there is no such file. */
+/** Loads a data script and resolves to its value; rejects where there is no such file. */
 function load(path) {
   return new Promise((resolve, reject) => {
     const script = document.createElement("script");
@@ -59,9 +59,9 @@ function unpack(text, kind) {
 
 /* ── State ────────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-let data; // what pairs.js tells, its arrays unpacked
+let data; // the value of pairs.js, its arrays unpacked
 let texts; // keys, captions, nearest captions, by item
-let uids, shards; // by sample
+let sampleKeys, shards; // by sample
 let N = 0, P = 0, starts, ownerOf, itemOf;
 let verdicts; // Uint8Array, by pair
 let judgedIn; // Uint16Array: how many pairs of an item are judged
@@ -78,38 +78,38 @@ const current = () => (view.length ? view[at] : -1);
 const currentPair = () => (view.length ? pairOf(view[at], rank) : -1);
 const isDuplicate = (pair) => (verdicts[pair] ? verdicts[pair] === DUPLICATE : data.similarity[pair] >= threshold);
 
-/* ── What follows from the decision ───────────────────────────────────────────────────────────────────────────────── */
+/* ── Consequences of the decision ───────────────────────────────────────────────────────────────────────────────── */
 
 function setVerdict(pair, verdict) {
   judgedIn[ownerOf[pair]] += Boolean(verdict) - Boolean(verdicts[pair]);
   verdicts[pair] = verdict;
 }
 
-/** Counts of everything that the panel shows. Of items that nobody judged, it looks no further than to the threshold. */
+/** All counts of the panel. Pairs under the threshold are skipped for items without a verdict. */
 function tally() {
   const dropped = new Uint8Array(data.distinct), similarity = data.similarity;
-  const told = { references: 0, samples: 0, pairs: 0, judged: [0, 0, 0], over: [0, 0, 0], lowest: -1, highest: -1 };
+  const totals = { references: 0, samples: 0, pairs: 0, judged: [0, 0, 0], over: [0, 0, 0], lowest: -1, highest: -1 };
   for (let item = 0; item < N; item++) {
-    const before = told.pairs, end = starts[item + 1], judged = judgedIn[item];
+    const before = totals.pairs, end = starts[item + 1], judged = judgedIn[item];
     for (let pair = starts[item]; pair < end; pair++) {
       const verdict = verdicts[pair], over = similarity[pair] >= threshold;
       if (!over && !judged) break;
-      if (verdict) judge(told, pair, verdict, over);
+      if (verdict) judge(totals, pair, verdict, over);
       if (verdict ? verdict !== DUPLICATE : !over) continue;
-      told.pairs++;
-      if (!dropped[data.samples[pair]]) told.samples += dropped[data.samples[pair]] = 1;
+      totals.pairs++;
+      if (!dropped[data.samples[pair]]) totals.samples += dropped[data.samples[pair]] = 1;
     }
-    if (told.pairs > before) told.references++;
+    if (totals.pairs > before) totals.references++;
   }
-  return told;
+  return totals;
 }
 
-function judge(told, pair, verdict, over) {
-  told.judged[verdict]++;
-  if (over) told.over[verdict]++;
+function judge(totals, pair, verdict, over) {
+  totals.judged[verdict]++;
+  if (over) totals.over[verdict]++;
   const similarity = data.similarity;
-  if (verdict === DUPLICATE && (told.lowest < 0 || similarity[pair] < similarity[told.lowest])) told.lowest = pair;
-  if (verdict === DIFFERENT && (told.highest < 0 || similarity[pair] > similarity[told.highest])) told.highest = pair;
+  if (verdict === DUPLICATE && (totals.lowest < 0 || similarity[pair] < similarity[totals.lowest])) totals.lowest = pair;
+  if (verdict === DIFFERENT && (totals.highest < 0 || similarity[pair] > similarity[totals.highest])) totals.highest = pair;
 }
 
 /** Wilson's score interval of 95%, as in dedup/decision.py. */
@@ -123,7 +123,7 @@ function share(hits, total) {
 /* ── Panel ────────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 let pending = false;
-/** Draws panel, histogram and rows anew, once in the next frame. */
+/** Redraws panel, histogram and rows, once, in the next frame. */
 function refresh() {
   if (pending) return;
   pending = true;
@@ -131,23 +131,23 @@ function refresh() {
 }
 
 function drawPanel() {
-  const told = tally();
+  const totals = tally();
   if (document.activeElement !== $("threshold")) $("threshold").value = shown(threshold);
   $("slider").value = threshold;
-  $("slider").setAttribute("aria-valuetext", `${shown(threshold)}, ${number(told.references)} references left out`);
-  fill("left-out", told.references, N);
-  fill("dropped", told.samples, data.samples_searched);
-  fill("pairs", told.pairs, P);
-  const [, same, other] = told.judged;
+  $("slider").setAttribute("aria-valuetext", `${shown(threshold)}, ${number(totals.references)} references left out`);
+  fill("left-out", totals.references, N);
+  fill("dropped", totals.samples, data.samples_searched);
+  fill("pairs", totals.pairs, P);
+  const [, same, other] = totals.judged;
   $("judged").textContent = number(same + other);
   $("judged-split").replaceChildren(...split(same, other));
-  drawShare("precision", share(told.over[DUPLICATE], told.over[DUPLICATE] + told.over[DIFFERENT]));
-  drawShare("misses", share(same - told.over[DUPLICATE], same));
-  drawEnd("lowest", told.lowest);
-  drawEnd("highest", told.highest);
+  drawShare("precision", share(totals.over[DUPLICATE], totals.over[DUPLICATE] + totals.over[DIFFERENT]));
+  drawShare("misses", share(same - totals.over[DUPLICATE], same));
+  drawEnd("lowest", totals.lowest);
+  drawEnd("highest", totals.highest);
   $("undo").disabled = !done.length;
   $("redo").disabled = !undone.length;
-  $("advance").textContent = advancing ? "it goes on" : "it stays";
+  $("advance").textContent = advancing ? "next pair" : "same pair";
   drawHistogram();
 }
 
@@ -157,7 +157,7 @@ function fill(name, count, total) {
 }
 
 function split(same, other) {
-  if (!same && !other) return ["No pair yet: d and x judge the one that is marked."];
+  if (!same && !other) return ["No pair yet: press d or x to judge the current pair."];
   return [element("b", `${number(same)} duplicate`, "dup"), " · ", element("b", `${number(other)} different`, "diff"), ` of ${number(P)}`];
 }
 
@@ -168,15 +168,15 @@ function element(tag, text, name) {
   return made;
 }
 
-function drawShare(name, told) {
-  $(name).textContent = told.total ? percent(told.hits / told.total) : "–";
-  $(`${name}-interval`).textContent = told.total ? `${Math.round(100 * told.low)}–${Math.round(100 * told.high)}%` : "";
+function drawShare(name, rate) {
+  $(name).textContent = rate.total ? percent(rate.hits / rate.total) : "–";
+  $(`${name}-interval`).textContent = rate.total ? `${Math.round(100 * rate.low)}–${Math.round(100 * rate.high)}%` : "";
   const bar = $(`${name}-drawn`), range = element("i"), dot = element("b");
-  bar.parentElement.title = told.total ? `${number(told.hits)} of ${number(told.total)} judged; interval of 95%: ${percent(told.low)} to ${percent(told.high)}` : "";
-  range.style.left = `${100 * told.low}%`;
-  range.style.width = `${100 * (told.high - told.low)}%`;
-  dot.style.left = `${(100 * told.hits) / (told.total || 1)}%`;
-  bar.replaceChildren(...(told.total ? [range, dot] : []));
+  bar.parentElement.title = rate.total ? `${number(rate.hits)} of ${number(rate.total)} judged; interval of 95%: ${percent(rate.low)} to ${percent(rate.high)}` : "";
+  range.style.left = `${100 * rate.low}%`;
+  range.style.width = `${100 * (rate.high - rate.low)}%`;
+  dot.style.left = `${(100 * rate.hits) / (rate.total || 1)}%`;
+  bar.replaceChildren(...(rate.total ? [range, dot] : []));
 }
 
 function drawEnd(name, pair) {
@@ -192,10 +192,10 @@ const BASE = 42; // pixels under the bars: judged pairs, axis
 let lowest = 0, bins = null;
 const chart = { size: [0, 0], colours: {} };
 
-/** Reads what the style sheet says, which costs a layout: where the size or the scheme has changed. */
+/** Reads size and colours from the style sheet, which causes a layout: only after the size or the scheme has changed. */
 function readChart() {
-  const told = getComputedStyle(document.documentElement);
-  for (const name of ["--dup", "--diff", "--plain", "--line", "--soft"]) chart.colours[name] = told.getPropertyValue(name).trim();
+  const style = getComputedStyle(document.documentElement);
+  for (const name of ["--dup", "--diff", "--plain", "--line", "--soft"]) chart.colours[name] = style.getPropertyValue(name).trim();
   chart.size = [$("histogram").clientWidth, $("histogram").clientHeight];
   drawHistogram();
 }
@@ -242,7 +242,7 @@ function drawBars(pen, scale, wide, high, colour) {
   pen.globalAlpha = 1;
 }
 
-/** Two lanes of ticks under the bars: judged duplicates above, judged different below. */
+/** Two rows of ticks under the bars: judged duplicates above, judged different below. */
 function drawVerdicts(pen, xOf, high, colour) {
   for (const [verdict, name, top] of [[DUPLICATE, "--dup", high + 3], [DIFFERENT, "--diff", high + 12]]) {
     pen.fillStyle = colour(name);
@@ -272,7 +272,7 @@ const list = $("list"), sizer = element("div", undefined, "sizer"), rows = new M
 const unused = [];
 let rowHeight = 420, seen = 0, lastTop = 0, settled = 0, quick = false; // seen: pixels of the list's own height
 
-/** Sizes of a row for the width that there is: the pictures take what the texts leave. */
+/** Sizes of a row for the available width: pictures take the space that texts leave. */
 function measure() {
   seen = list.clientHeight;
   const wide = list.clientWidth, narrow = wide < 760;
@@ -287,7 +287,7 @@ function measure() {
 
 const fullHeight = () => view.length * rowHeight;
 const scrolledHeight = () => Math.min(fullHeight(), HIGHEST);
-/** How many pixels of rows a pixel of scrolling is: 1 but for lists that no browser can scroll. */
+/** Pixels of rows for each scrolled pixel: 1, but for lists longer than a browser can scroll. */
 const ratio = () => (scrolledHeight() > seen ? (fullHeight() - seen) / (scrolledHeight() - seen) : 1);
 const virtualTop = () => list.scrollTop * ratio();
 const scrollTo = (top) => { list.scrollTop = clamp(top, 0, Math.max(0, fullHeight() - seen)) / ratio(); };
@@ -300,7 +300,7 @@ function layOut() {
   drawRows(true);
 }
 
-/** Draws the rows that are seen, and keeps the current one in the document, so that it can hold the focus. */
+/** Draws the visible rows, and the current one wherever it is, so that it can keep the focus. */
 function drawRows(fresh) {
   const scrolled = list.scrollTop, top = scrolled * ratio(), spare = quick ? 0 : OVERSCAN;
   const first = Math.max(0, Math.floor(top / rowHeight) - spare);
@@ -356,7 +356,7 @@ function makeRow() {
 function drawRow(row, item, place) {
   const isCurrent = place === at, chosen = isCurrent ? rank : 0, pair = pairOf(item, chosen);
   Object.assign(row, { item, place });
-  const root = row.root, told = detailsOf(item), out = leftOut(item);
+  const root = row.root, metadata = detailsOf(item), out = leftOut(item);
   root.classList.toggle("current", isCurrent);
   root.classList.toggle("out", out >= 0);
   attr(root, "tabindex", isCurrent ? 0 : -1);
@@ -369,7 +369,7 @@ function drawRow(row, item, place) {
   attr(root, "data-edge", edge ? `under the threshold ${shown(threshold)}` : "");
   put(row.placeText, number(item + 1));
   drawChip(row.chip, pair);
-  put(row.also, out > 0 && !isDuplicate(pair) ? `reference left out for its neighbour ${out + 1}` : "");
+  put(row.also, out > 0 && !isDuplicate(pair) ? `reference is left out because of neighbour ${out + 1}` : "");
   put(row.similarity, data.similarity[pair].toFixed(4));
   put(row.hash, data.hashes[pair] < 0 ? "–" : data.hashes[pair]);
   row.hash.classList.toggle("near", data.hashes[pair] >= 0 && data.hashes[pair] <= HASH_NEAR);
@@ -377,11 +377,11 @@ function drawRow(row, item, place) {
     attr(row.marks[verdict], "aria-pressed", verdicts[pair] === verdict);
     attr(row.marks[verdict], "tabindex", isCurrent ? 0 : -1);
   }
-  drawSide(row.reference, "references", item, texts.keys[item], texts.captions[item], told && told.references, told ? item % data.chunk : -1, isCurrent);
-  const sample = data.samples[pair], within = told ? pair - starts[item - (item % data.chunk)] : -1;
-  const caption = told ? told.pairs.caption[within] : chosen ? "" : texts.nearest[item];
+  drawSide(row.reference, "references", item, texts.keys[item], texts.captions[item], metadata && metadata.references, metadata ? item % data.chunk : -1, isCurrent);
+  const sample = data.samples[pair], within = metadata ? pair - starts[item - (item % data.chunk)] : -1;
+  const caption = metadata ? metadata.pairs.caption[within] : chosen ? "" : texts.nearest[item];
   put(row.sample.kind, chosen ? `Training, neighbour ${chosen + 1}` : "Training");
-  drawSide(row.sample, "samples", sample, uids[sample], caption, told && told.pairs, within, isCurrent);
+  drawSide(row.sample, "samples", sample, sampleKeys[sample], caption, metadata && metadata.pairs, within, isCurrent);
   if (!quick) drawRanks(row, item, chosen, isCurrent);
   row.ranks.hidden = quick;
 }
@@ -392,14 +392,14 @@ function drawChip(chip, pair) {
   put(chip, verdict ? `Judged ${WORDS[verdict]}` : duplicate ? "Duplicate by threshold" : "Under the threshold");
 }
 
-function drawSide(side, series, picture, key, caption, told, within, isCurrent) {
+function drawSide(side, series, picture, key, caption, metadata, within, isCurrent) {
   drawImage(side.image, series, picture, side.absent);
   put(side.key, key);
   attr(side.key, "title", series === "samples" && shards[picture] !== null ? `${key}, in shard ${shards[picture]}` : key);
   put(side.text, caption || "");
   attr(side.text, "title", caption || "");
-  put(side.size, told ? sizeOf(told, within) : "");
-  const href = told ? safeLink(told.url[within]) : "";
+  put(side.size, metadata ? sizeOf(metadata, within) : "");
+  const href = metadata ? safeLink(metadata.url[within]) : "";
   side.link.hidden = !href;
   if (href) attr(side.link, "href", href); else side.link.removeAttribute("href");
   attr(side.link, "title", href);
@@ -408,14 +408,14 @@ function drawSide(side, series, picture, key, caption, told, within, isCurrent) 
   attr(side.frame, "aria-label", `Compare: ${series === "references" ? "reference" : "training picture"} ${caption || key}`);
 }
 
-/** `640×480`, and what it was made of where that is larger. */
-function sizeOf(told, within) {
+/** `640×480`, preceded by the original size where that differs. */
+function sizeOf(metadata, within) {
   const size = (width, height) => (width && height ? `${width}×${height}` : "");
-  const kept = size(told.width[within], told.height[within]), came = size(told.original_width[within], told.original_height[within]);
+  const kept = size(metadata.width[within], metadata.height[within]), came = size(metadata.original_width[within], metadata.original_height[within]);
   return came && came !== kept ? `${came} → ${kept || "?"}` : kept;
 }
 
-/** The address if it is http or https, else nothing. */
+/** The link if it is http or https, else an empty text. */
 function safeLink(url) {
   try {
     return ["http:", "https:"].includes(new URL(url || "").protocol) ? url : "";
@@ -471,7 +471,7 @@ function makeRank(row) {
 
 const stateOf = (pair) => (verdicts[pair] ? `judged ${WORDS[verdicts[pair]]}` : isDuplicate(pair) ? "duplicate by threshold" : "under the threshold");
 
-/** The first of a reference's pairs that is a duplicate, as a place from 0; -1 where none is. */
+/** The index of a reference's first duplicate pair, from 0; -1 where there is none. */
 function leftOut(item) {
   for (let pair = starts[item]; pair < starts[item + 1]; pair++) if (isDuplicate(pair)) return pair - starts[item];
   return -1;
@@ -484,12 +484,12 @@ function isEdge(place) {
 }
 
 function describe(item, pair, place) {
-  const hash = data.hashes[pair] < 0 ? "no hash" : `${data.hashes[pair]} hash bits apart`;
+  const hash = data.hashes[pair] < 0 ? "no hash" : `${data.hashes[pair]} hash bits differ`;
   const other = pair - starts[item] ? `, neighbour ${pair - starts[item] + 1}` : "";
   return `Pair ${number(place + 1)} of ${number(view.length)}${other}: similarity ${data.similarity[pair].toFixed(4)}, ${hash}, ${stateOf(pair)}. ${texts.captions[item] || texts.keys[item]}`;
 }
 
-/** The chunk of details that holds an item, if it is here; else it is asked for, and the rows are drawn when it comes. */
+/** The details of an item's chunk, if they are loaded; else loads them, and redraws the rows then. */
 function detailsOf(item) {
   const chunk = Math.floor(item / data.chunk), known = details.get(chunk);
   if (known) return known.references ? known : null;
@@ -497,7 +497,7 @@ function detailsOf(item) {
   details.set(chunk, {});
   for (const old of details.keys()) if (details.size > DETAILS_KEPT && old !== chunk) details.delete(old);
   load(`data/details/${String(chunk).padStart(5, "0")}.js`).then(
-    (told) => { details.set(chunk, told); drawRows(true); if ($("compare").open) drawCompare(); },
+    (loaded) => { details.set(chunk, loaded); drawRows(true); if ($("compare").open) drawCompare(); },
     (error) => say(error.message, true),
   );
   return null;
@@ -514,7 +514,7 @@ list.addEventListener("scroll", () => {
 
 /* ── Moving ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/** Makes a row and one of its pairs the current one, in sight and with the keyboard's focus. */
+/** Makes a row and one of its pairs current, scrolls to it and gives it the keyboard's focus. */
 function select(place, which) {
   if (!view.length) return;
   choose(place, which);
@@ -527,7 +527,7 @@ function select(place, which) {
   if ($("compare").open) drawCompare();
 }
 
-/** The same where it is, so that nothing moves away under the mouse. */
+/** Makes a row and one of its pairs current without scrolling, so that nothing moves under the mouse. */
 function choose(place, which) {
   const before = current();
   at = clamp(place, 0, view.length - 1);
@@ -535,14 +535,14 @@ function choose(place, which) {
   for (const item of new Set([before, current()])) if (rows.has(item)) drawRow(rows.get(item), item, rows.get(item).place);
 }
 
-/** Scrolls so that the current row is whole, with the row above it where there is room. */
+/** Scrolls until the current row is fully visible, with part of the row above it where there is room. */
 function reveal() {
   const top = at * rowHeight, now = virtualTop();
   if (top < now) scrollTo(top - (seen > 1.6 * rowHeight ? 0.35 * rowHeight : 0));
   else if (top + rowHeight > now + seen) scrollTo(seen > 1.6 * rowHeight ? top + 1.35 * rowHeight - seen : top);
 }
 
-/** The place in the view of the first row whose nearest similarity is under a value. */
+/** The position in the view of the first row whose nearest similarity is under a value. */
 function placeUnder(similarity, orEqual) {
   let low = 0, high = view.length;
   while (low < high) {
@@ -566,7 +566,7 @@ function toPair(pair) {
   select(place, pair - starts[item]);
 }
 
-/** To the unjudged nearest pair whose similarity is closest to the threshold, among those that the filter shows. */
+/** Goes to the visible unjudged pair whose similarity is closest to the threshold. */
 function toNearestUnjudged() {
   let best = -1, least = Infinity;
   for (let place = 0; place < view.length; place++) {
@@ -578,7 +578,7 @@ function toNearestUnjudged() {
 
 /* ── Verdicts, threshold, undo ────────────────────────────────────────────────────────────────────────────────────── */
 
-/** A verdict on the current pair; the same verdict again takes it back. Goes on to the next pair after a new one. */
+/** Sets the verdict of the current pair; the same verdict again removes it. After a new one it goes to the next pair. */
 function mark(verdict) {
   const pair = currentPair();
   if (pair < 0) return;
@@ -594,11 +594,11 @@ function setThreshold(value) {
   const next = clamp(value, -1, 1);
   if (!Number.isFinite(value) || next === threshold) return;
   const last = done[done.length - 1];
-  if (last && last.sliding) { last.after = next; apply(last, "after"); } // one slide, one step
+  if (last && last.sliding) { last.after = next; apply(last, "after"); } // one slide is one step
   else step({ threshold: true, sliding: true, before: threshold, after: next });
 }
 
-/** A slide is one step, and is kept when it ends. */
+/** A slide is one step; it is saved when it ends. */
 function endSlide() {
   const last = done[done.length - 1];
   if (!last || !last.sliding) return;
@@ -615,7 +615,7 @@ function step(one) {
   apply(one, "after");
 }
 
-/** Puts one side of a step into force: a pair's verdict, the threshold, or a whole decision. */
+/** Applies one side of a step (before, after): a pair's verdict, the threshold, or a whole decision. */
 function apply(one, side) {
   if (one.threshold) threshold = one[side];
   else if (one.whole) force(one[side]);
@@ -626,10 +626,10 @@ function apply(one, side) {
   if (!one.sliding) save();
 }
 
-/** A whole decision takes the place of what there was. */
-function force(told) {
-  threshold = told.threshold;
-  verdicts.set(told.verdicts);
+/** Replaces threshold and verdicts. */
+function force(state) {
+  threshold = state.threshold;
+  verdicts.set(state.verdicts);
   judgedIn.fill(0);
   for (let pair = 0; pair < P; pair++) if (verdicts[pair]) judgedIn[ownerOf[pair]]++;
   decided = true;
@@ -649,7 +649,7 @@ const redo = () => back(undone, done, "after");
 
 /* ── Filter ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-let searched = null; // what the words are looked for in, by item
+let searched = null; // the text that the filter's words are searched in, by item
 
 function filter() {
   const words = $("words").value.toLowerCase().split(/\s+/).filter(Boolean), verdict = $("verdicts").value, score = $("scores").value;
@@ -699,7 +699,7 @@ function hasScore(pair, wanted) {
 function hasWords(item, words) {
   searched ||= texts.keys.map((key, at) => [key, texts.captions[at], texts.nearest[at]].join("\n").toLowerCase());
   const among = (word) => {
-    for (let pair = starts[item]; pair < starts[item + 1]; pair++) if (uids[data.samples[pair]].includes(word)) return true;
+    for (let pair = starts[item]; pair < starts[item + 1]; pair++) if (sampleKeys[data.samples[pair]].includes(word)) return true;
     return false;
   };
   return words.every((word) => searched[item].includes(word) || among(word));
@@ -710,12 +710,12 @@ function clearFilter() {
   filter();
 }
 
-/** A filter on verdicts or scores is not applied under one's hands: a button tells that it is out of date. */
+/** A filter on verdicts or scores is not applied again while judging: a button shows that it is outdated. */
 function stale() {
   $("again").hidden = !($("verdicts").value || $("scores").value);
 }
 
-/* ── Compare: both pictures at the same place ─────────────────────────────────────────────────────────────────────── */
+/* ── Compare: both pictures in the same position ─────────────────────────────────────────────────────────────────────── */
 
 const compare = { flipped: false, difference: false, stretch: false, mirror: false, zoom: 1, x: 0, y: 0 };
 
@@ -726,7 +726,7 @@ function openCompare() {
   drawCompare();
 }
 
-/** Back to the list, to the pair that was looked at last: the browser would go back to where it came from. */
+/** Back to the list, to the pair that was shown last; the browser would return to the first. */
 function closeCompare() {
   const [place, which] = [at, rank];
   $("compare").close();
@@ -734,7 +734,7 @@ function closeCompare() {
 }
 
 function drawCompare() {
-  const item = current(), pair = currentPair(), stage = $("stage"), told = detailsOf(item);
+  const item = current(), pair = currentPair(), stage = $("stage"), metadata = detailsOf(item);
   const [a, b] = [stage.querySelector(".a"), stage.querySelector(".b")];
   drawImage(a, "references", item, null);
   drawImage(b, "samples", data.samples[pair], null);
@@ -752,19 +752,19 @@ function drawCompare() {
     $(`which-${name}`).setAttribute("aria-hidden", !visible);
     $(`which-${name}`).textContent = (side ? "Training" : "Reference") + (lost[side] ? " (no picture)" : "");
   }
-  const hash = data.hashes[pair] < 0 ? "no hash" : `${data.hashes[pair]} hash bits apart`;
+  const hash = data.hashes[pair] < 0 ? "no hash" : `${data.hashes[pair]} hash bits differ`;
   $("compare-numbers").textContent = `${number(at + 1)} of ${number(view.length)} · rank ${rank + 1} · similarity ${data.similarity[pair].toFixed(4)} · ${hash}`;
   drawChip($("compare-chip"), pair);
   const within = pair - starts[item - (item % data.chunk)];
-  const caption = told ? told.pairs.caption[within] : texts.nearest[item];
-  $("compare-text").textContent = compare.flipped && !compare.difference ? caption || uids[data.samples[pair]] : texts.captions[item] || texts.keys[item];
+  const caption = metadata ? metadata.pairs.caption[within] : texts.nearest[item];
+  $("compare-text").textContent = compare.flipped && !compare.difference ? caption || sampleKeys[data.samples[pair]] : texts.captions[item] || texts.keys[item];
   for (const verdict of [DUPLICATE, DIFFERENT]) {
     $("compare").querySelector(`.mark.${WORDS[verdict]}`).setAttribute("aria-pressed", verdicts[pair] === verdict);
   }
   placePictures();
 }
 
-/** Both whole and centred; "same shape" squeezes the second into the place of the first. */
+/** Both whole and centred; "same shape" resizes the second to the size of the first. */
 function placePictures() {
   const ground = $("stage").querySelector(".ground"), [a, b] = ground.querySelectorAll("img");
   const box = [ground.clientWidth, ground.clientHeight];
@@ -810,9 +810,9 @@ function watchStage() {
   stage.addEventListener("wheel", (event) => { event.preventDefault(); zoom(event.deltaY < 0 ? 1.15 : 1 / 1.15); }, { passive: false });
 }
 
-/* ── Keeping the decision ─────────────────────────────────────────────────────────────────────────────────────────── */
+/* ── Saving the decision ─────────────────────────────────────────────────────────────────────────────────────────── */
 
-const keeping = { token: "", revision: "", dirty: false, busy: false, stopped: false };
+const saving = { token: "", revision: "", dirty: false, busy: false, stopped: false };
 const STORED = () => `gesso review ${data.matches_sha256}`;
 
 const who = () => $("who").value.trim();
@@ -820,7 +820,7 @@ const who = () => $("who").value.trim();
 function overrides() {
   const found = [];
   for (let pair = 0; pair < P; pair++) {
-    if (verdicts[pair]) found.push({ reference_key: texts.keys[ownerOf[pair]], uid: uids[data.samples[pair]], verdict: WORDS[verdicts[pair]] });
+    if (verdicts[pair]) found.push({ reference_key: texts.keys[ownerOf[pair]], uid: sampleKeys[data.samples[pair]], verdict: WORDS[verdicts[pair]] });
   }
   const order = (one, other) => (one < other ? -1 : one > other ? 1 : 0);
   return found.sort((one, other) => order(one.reference_key, other.reference_key) || order(one.uid, other.uid));
@@ -831,67 +831,67 @@ const decision = () => ({
   model: data.model, matches_sha256: data.matches_sha256,
 });
 
-/** Every change is kept at once; changes that come while one is on its way go together with the next. */
+/** Saves every change at once; changes during a request are sent together in the next one. */
 function save() {
   if (!decided) return;
-  keeping.dirty = true;
-  if (SERVED) send(); else keepHere();
+  saving.dirty = true;
+  if (SERVED) send(); else saveHere();
 }
 
-function keepHere() {
+function saveHere() {
   try {
     localStorage.setItem(STORED(), JSON.stringify(decision()));
-    keeping.dirty = false;
-    saved("Kept in this browser; Export writes decision.json", "kept");
+    saving.dirty = false;
+    saved("Saved in this browser; Export writes decision.json", "kept");
   } catch (error) {
-    saved(`Not kept: this browser stores nothing for files (${error.name}). Export before you leave`, "failed");
+    saved(`Not saved: this browser stores nothing for local files (${error.name}). Export before you leave`, "failed");
   }
 }
 
 async function send() {
-  if (keeping.busy || keeping.stopped || !keeping.dirty) return;
-  if (!who()) { saved("Not saved: say who decides", "failed"); return; }
-  keeping.busy = true;
-  keeping.dirty = false;
+  if (saving.busy || saving.stopped || !saving.dirty) return;
+  if (!who()) { saved("Not saved: enter your name under Decided by", "failed"); return; }
+  saving.busy = true;
+  saving.dirty = false;
   saved("Saving …", "");
   let wait = 0;
   try {
-    const body = JSON.stringify({ threshold, overrides: overrides(), who: who(), revision: keeping.revision });
-    const headers = { "Content-Type": "application/json", "X-Gesso-Token": keeping.token };
+    const body = JSON.stringify({ threshold, overrides: overrides(), who: who(), revision: saving.revision });
+    const headers = { "Content-Type": "application/json", "X-Gesso-Token": saving.token };
     const answer = await fetch("/decision", { method: "POST", headers, body });
-    const told = await answer.json();
-    if (answer.ok) { keeping.revision = told.revision; saved(`Saved in decision.json, ${new Date().toTimeString().slice(0, 5)}`, "kept"); }
-    else wait = await refused(answer.status, told.error);
+    const reply = await answer.json();
+    if (answer.ok) { saving.revision = reply.revision; saved(`Saved in decision.json, ${new Date().toTimeString().slice(0, 5)}`, "kept"); }
+    else wait = await refused(answer.status, reply.error);
   } catch (error) {
     if (!(error instanceof TypeError) && !(error instanceof SyntaxError)) throw error; // what fetch and json() fail with
-    keeping.dirty = true;
+    saving.dirty = true;
     wait = RETRY;
     saved("Not saved: `gesso review` does not answer. Trying again", "failed");
   }
-  keeping.busy = false;
+  saving.busy = false;
   if (wait) setTimeout(send, wait); else send();
 }
 
-/** What a refusal asks for: after a restart of the server a new token, after another's change a choice. */
+/** Handles a refused request: a new token after a restart of the server, a choice after a change elsewhere. */
 async function refused(status, message) {
-  keeping.dirty = true;
+  saving.dirty = true;
   if (status === 403) {
-    const told = await (await fetch("/decision")).json();
-    keeping.token = told.token;
-    return told.revision === keeping.revision ? 1 : conflict(told);
+    const reply = await (await fetch("/decision")).json();
+    saving.token = reply.token;
+    return reply.revision === saving.revision ? 1 : conflict(reply);
   }
   if (status === 409) return conflict(await (await fetch("/decision")).json());
-  keeping.stopped = true;
+  saving.stopped = true;
   saved(`Not saved: ${message}`, "failed");
   return 0;
 }
 
-function conflict(told) {
-  keeping.stopped = true;
+function conflict(reply) {
+  saving.stopped = true;
   const mine = element("button", "Keep mine"), theirs = element("button", "Take theirs");
-  const go = (act) => () => { $("notice").hidden = true; keeping.stopped = false; keeping.revision = told.revision; act(); };
-  mine.addEventListener("click", go(() => { keeping.dirty = true; send(); }));
-  theirs.addEventListener("click", go(() => { keeping.dirty = false; if (told.decision) takeOver(told.decision, false); }));
+  const go = (act) => () => { $("notice").hidden = true; saving.stopped = false; saving.revision = reply.revision; act(); };
+  mine.addEventListener("click", go(() => { saving.dirty = true; send(); }));
+  theirs.addEventListener("click", go(() => { saving.dirty = false; if (reply.decision) takeOver(reply.decision, false); }));
   $("notice").replaceChildren(element("span", "decision.json was changed elsewhere since this page read it: in another tab, or by a command."), mine, theirs);
   $("notice").hidden = false;
   saved("Not saved: changed elsewhere", "failed");
@@ -906,7 +906,7 @@ function saved(text, name) {
 /* ── Export and import ────────────────────────────────────────────────────────────────────────────────────────────── */
 
 function exportFile() {
-  if (!who()) { $("who").focus(); say("Say who decides before you export", true); return; }
+  if (!who()) { $("who").focus(); say("Enter your name under Decided by before you export", true); return; }
   const link = element("a"), blob = new Blob([`${JSON.stringify(decision(), null, 1)}\n`], { type: "application/json" });
   link.href = URL.createObjectURL(blob);
   link.download = "decision.json";
@@ -917,19 +917,19 @@ function exportFile() {
 
 const canonical = (value) => JSON.stringify(value, (_, item) => (item && typeof item === "object" && !Array.isArray(item) ? Object.fromEntries(Object.entries(item).sort()) : item));
 
-/** Verdicts by pair. Throws an Error with one line where the value is no decision on these matches. */
+/** Verdicts by pair. Throws an Error with one line where the value is not a decision on these matches. */
 function understand(value) {
-  if (!value || value.kind !== "decision" || value.format !== FORMAT || !Array.isArray(value.overrides)) throw new Error("This is no decision.json of gesso review");
-  if (canonical(value.model) !== canonical(data.model)) throw new Error(`It was decided for another model (${value.model?.name}), not for ${data.model.name}`);
-  if (value.matches_sha256 !== data.matches_sha256) throw new Error("It was decided on other matches than these");
+  if (!value || value.kind !== "decision" || value.format !== FORMAT || !Array.isArray(value.overrides)) throw new Error("This is not a decision.json of gesso review");
+  if (canonical(value.model) !== canonical(data.model)) throw new Error(`It was made for another model (${value.model?.name}), not for ${data.model.name}`);
+  if (value.matches_sha256 !== data.matches_sha256) throw new Error("It was made on other matches than these");
   if (typeof value.threshold !== "number" || !(Math.abs(value.threshold) <= 1)) throw new Error(`Its threshold is ${value.threshold}`);
   const read = new Uint8Array(P);
   itemOf ||= new Map(texts.keys.map((key, item) => [key, item]));
   for (const one of value.overrides) {
     const item = itemOf.get(one.reference_key), verdict = WORDS.indexOf(one.verdict, 1);
     let pair = item === undefined ? P : starts[item];
-    while (item !== undefined && pair < starts[item + 1] && uids[data.samples[pair]] !== one.uid) pair++;
-    if (item === undefined || pair === starts[item + 1] || verdict < 0) throw new Error(`It judges a pair that is not here: ${one.reference_key}, ${one.uid}`);
+    while (item !== undefined && pair < starts[item + 1] && sampleKeys[data.samples[pair]] !== one.uid) pair++;
+    if (item === undefined || pair === starts[item + 1] || verdict < 0) throw new Error(`It judges a pair that is not in these matches: ${one.reference_key}, ${one.uid}`);
     read[pair] = verdict;
   }
   return read;
@@ -949,23 +949,23 @@ async function importFile() {
   try {
     const value = JSON.parse(await file.text());
     takeOver(value, true);
-    say(`${number(value.overrides.length)} verdicts and the threshold ${shown(value.threshold)} of ${value.who} are taken over; u undoes it`, true);
+    say(`${number(value.overrides.length)} verdicts and the threshold ${shown(value.threshold)} of ${value.who} are imported; u undoes it`, true);
   } catch (error) {
-    say(`${file.name} is not taken over. ${error.message}`, true);
+    say(`${file.name} is not imported. ${error.message}`, true);
   }
 }
 
-/* ── Words to the person ──────────────────────────────────────────────────────────────────────────────────────────── */
+/* ── Messages ──────────────────────────────────────────────────────────────────────────────────────────── */
 
 let hush = 0;
-/** For a screen reader; `toSee` shows it to all for some seconds, too. */
+/** For a screen reader; with `toSee` the message is also shown for some seconds. */
 function say(text, toSee) {
   $("said").textContent = text;
   if (!toSee) return;
   $("notice").replaceChildren(element("span", text));
   $("notice").hidden = false;
   clearTimeout(hush);
-  hush = setTimeout(() => { if (!keeping.stopped) $("notice").hidden = true; }, 6000);
+  hush = setTimeout(() => { if (!saving.stopped) $("notice").hidden = true; }, 6000);
 }
 
 /* ── Keys ─────────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -977,7 +977,7 @@ const KEYS = {
   PageDown: () => select(at + Math.max(1, Math.floor(seen / rowHeight)), 0),
   PageUp: () => select(at - Math.max(1, Math.floor(seen / rowHeight)), 0),
   d: () => mark(DUPLICATE), x: () => mark(DIFFERENT), f: () => mark(DIFFERENT), u: undo, U: redo,
-  a: () => { advancing = !advancing; drawPanel(); say(advancing ? "After a verdict it goes on to the next pair" : "After a verdict it stays at the pair", true); },
+  a: () => { advancing = !advancing; drawPanel(); say(advancing ? "After a verdict: next pair" : "After a verdict: same pair", true); },
   "[": () => moveThreshold(-0.005), "]": () => moveThreshold(0.005), "{": () => moveThreshold(-0.001), "}": () => moveThreshold(0.001),
   s: () => { if (view.length) { setThreshold(Math.floor(data.similarity[currentPair()] * 1e4) / 1e4); endSlide(); say(`Threshold ${shown(threshold)}, at this pair`); } },
   t: toThreshold, n: toNearestUnjudged, r: filter, g: openGoto, "/": () => $("words").focus(),
@@ -1013,7 +1013,7 @@ function openGoto() {
   $("target").select();
 }
 
-/** True where the target was understood. */
+/** Goes to a similarity, position or key; false where there is none. */
 function goTo(text) {
   const value = Number(text.replace(",", "."));
   if (/^-?(0?[.,]\d+|[01][.,]\d*)$/.test(text)) { select(Math.min(placeUnder(value, true), view.length - 1), 0); return true; }
@@ -1049,26 +1049,26 @@ function wire() {
     event.preventDefault();
     const text = $("target").value.trim();
     $("goto").close();
-    if (!goTo(text)) { openGoto(); $("goto-said").textContent = `Nothing is found for ${text}`; }
+    if (!goTo(text)) { openGoto(); $("goto-said").textContent = `Nothing found for ${text}`; }
   });
   $("file").addEventListener("change", importFile);
   $("who").addEventListener("change", save);
-  addEventListener("beforeunload", (event) => { if (keeping.dirty || keeping.busy) event.preventDefault(); });
+  addEventListener("beforeunload", (event) => { if (saving.dirty || saving.busy) event.preventDefault(); });
   new ResizeObserver(() => { layOut(); readChart(); if ($("compare").open) placePictures(); }).observe(list);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", readChart);
   watchStage();
 }
 
-/** While the slider is drawn, the list shows the pairs at the threshold. */
+/** While the slider moves, the list shows the pairs at the threshold. */
 function followThreshold() {
   scrollTo(placeUnder(threshold, false) * rowHeight - seen / 2);
 }
 
-function unpackAll(told) {
-  data = told;
+function unpackAll(packed) {
+  data = packed;
   Object.assign(data, {
-    counts: unpack(told.counts, Int32Array), samples: unpack(told.samples, Int32Array),
-    similarity: unpack(told.similarity, Float32Array), hashes: unpack(told.hashes, Int32Array),
+    counts: unpack(packed.counts, Int32Array), samples: unpack(packed.samples, Int32Array),
+    similarity: unpack(packed.similarity, Float32Array), hashes: unpack(packed.hashes, Int32Array),
   });
   N = data.counts.length;
   P = data.samples.length;
@@ -1086,18 +1086,18 @@ function unpackAll(told) {
   Object.assign($("slider"), { min: lowest, max: 1, step: 0.001 });
 }
 
-/** The decision so far: of the server, or of this browser, or of the folder, whichever is the latest. */
+/** The existing decision: the server's; for a file, the later of this browser's and the folder's. */
 async function earlier() {
   if (SERVED) {
-    const told = await (await fetch("/decision")).json();
-    if (told.error) throw new Error(told.error);
-    Object.assign(keeping, { token: told.token, revision: told.revision });
-    $("who").value = told.who;
-    return told.decision;
+    const reply = await (await fetch("/decision")).json();
+    if (reply.error) throw new Error(reply.error);
+    Object.assign(saving, { token: reply.token, revision: reply.revision });
+    $("who").value = reply.who;
+    return reply.decision;
   }
   const { decision: written } = await load("session.js");
   let here = null;
-  try { here = JSON.parse(localStorage.getItem(STORED())); } catch (error) { saved(`This browser stores nothing for files (${error.name}): export before you leave`, "failed"); }
+  try { here = JSON.parse(localStorage.getItem(STORED())); } catch (error) { saved(`This browser stores nothing for local files (${error.name}): export before you leave`, "failed"); }
   return here && (!written || here.when >= written.when) ? here : written;
 }
 
@@ -1106,25 +1106,25 @@ function tellLost() {
   if (count("references")) parts.push(`${number(count("references"))} of the references`);
   if (count("samples")) parts.push(`${number(count("samples"))} of the training pictures`);
   $("lost").hidden = !parts.length;
-  $("lost").textContent = `${parts.join(" and ")} could not be shown: placeholders stand in their place.`;
+  $("lost").textContent = `${parts.join(" and ")} could not be read; placeholders are shown instead.`;
 }
 
 async function begin() {
   const [pairs, words, names] = await Promise.all(["pairs", "texts", "uids"].map((name) => load(`data/${name}.js`)));
   unpackAll(pairs);
   texts = words;
-  ({ uids, shards } = names);
+  ({ uids: sampleKeys, shards } = names);
   document.title = `${data.name} – review`;
   $("name").textContent = data.name;
   $("about").textContent = `${number(N)} references, nearest of ${number(data.samples_searched)} samples · ${data.model.name}`;
   $("about").title = $("about").textContent;
   list.append(sizer);
-  saved(SERVED ? "Nothing is decided yet" : "Opened as a file: marks are kept in this browser", "");
+  saved(SERVED ? "No decision yet" : "Opened as a file: verdicts are saved in this browser", "");
   const kept = await earlier();
   wire();
   if (kept) {
     takeOver(kept, false);
-    saved(SERVED ? `Saved in decision.json by ${kept.who}` : `As ${kept.who || "nobody named"} left it`, "kept");
+    saved(SERVED ? `Saved in decision.json by ${kept.who}` : `Last saved by ${kept.who || "an unnamed person"}`, "kept");
   }
   tellLost();
   filter();

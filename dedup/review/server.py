@@ -1,8 +1,8 @@
-"""The review's page on this machine alone: its folder, and one address that keeps the decision. Standard library.
+"""The local web server of the review: the page's files, and /decision, which reads and saves it. Standard library.
 
-Only loopback is listened to, and a page of another origin gets nothing: neither by a name that resolves to 127.0.0.1
-(the Host must be ours), nor by a script element (Sec-Fetch-Site, Cross-Origin-Resource-Policy), nor can it write
-(Origin, and a token that only the page's own requests can read).
+It listens on loopback alone. Pages of other origins can read nothing, neither through a name that resolves to 127.0.0.1
+(the Host header is checked) nor with a script element (Sec-Fetch-Site, Cross-Origin-Resource-Policy), and cannot write
+(Origin header, and a token that only the page itself can read).
 """
 
 import hashlib
@@ -38,40 +38,42 @@ POLICY = {
 }
 
 
-class Refused(Exception):
-    """A request that is not answered: status and one line."""
+class RequestError(Exception):
+    """A request that is refused: HTTP status and a one-line message."""
 
     def __init__(self, status: HTTPStatus, message: str, **more: Any) -> None:
         super().__init__(status, message)
         self.status, self.body = status, {"error": message, **more}
 
 
-class Keeper:
-    """The decision on disk. Each change names the revision that it was made on, so that no tab undoes another's."""
+class DecisionStore:
+    """The decision on disk. Each change states the revision it was based on, so that no tab overwrites another's."""
 
     def __init__(self, overlap: Overlap, target: str, who: str) -> None:
         self._overlap, self._target, self._who = overlap, target, who
         self._path = storage.join(overlap.path, DECISION)
         self._lock = threading.Lock()
 
-    def look(self) -> Json:
-        """The decision so far with its revision, and who is asked to decide."""
+    def get(self) -> Json:
+        """The decision with its revision, and the name given to --who."""
         with self._lock:
             kept = self._read()
-            told = decision.to_json(kept) if kept else None
-            return {"decision": told, "revision": self._revision(), "who": self._who}
+            value = decision.to_json(kept) if kept else None
+            return {"decision": value, "revision": self._revision(), "who": self._who}
 
-    def keep(self, change: Json) -> Json:
-        """Writes the page's threshold, overrides and name. Raises Refused where it is no decision, or out of date."""
+    def save(self, change: Json) -> Json:
+        """Writes the page's threshold, overrides and name. Raises RequestError where it is invalid or outdated."""
         with self._lock:
             if change.get("revision") != self._revision():
-                raise Refused(HTTPStatus.CONFLICT, "the decision was changed elsewhere, in another tab or by a command")
+                raise RequestError(
+                    HTTPStatus.CONFLICT, "the decision was changed elsewhere, in another tab or by a command"
+                )
             model, sha256 = self._overlap.model, self._overlap.sha256
             fixed = {"format": 1, "kind": "decision", "when": decision.now(), "model": model, "matches_sha256": sha256}
             try:
                 new = decision.checked(decision.from_json({**change, **fixed}, "the page"), self._overlap, "the page")
             except UserError as error:
-                raise Refused(HTTPStatus.BAD_REQUEST, str(error)) from error
+                raise RequestError(HTTPStatus.BAD_REQUEST, str(error)) from error
             decision.write(self._path, new)
             folder.write_session(self._target, new)
             return {"revision": self._revision(), "when": new.when}
@@ -91,13 +93,15 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, port: int, target: str, keeper: Keeper) -> None:
-        self.target, self.keeper = os.path.realpath(target), keeper
+    def __init__(self, port: int, target: str, store: DecisionStore) -> None:
+        self.target, self.store = os.path.realpath(target), store
         self.token = secrets.token_urlsafe(32)
         try:
             super().__init__((LOOPBACK, port), Handler)
         except (OSError, OverflowError) as error:
-            raise UserError(f"port {port} cannot be had ({error}): give another --port, or 0 for any") from error
+            raise UserError(
+                f"port {port} is not available ({error}): give another --port, or 0 for any free one"
+            ) from error
         names = (LOOPBACK, "localhost")
         self.hosts = {f"{name}:{self.server_port}" for name in names} | (
             set(names) if self.server_port == 80 else set()
@@ -116,7 +120,7 @@ class Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "gesso", ""
 
     def handle(self) -> None:
-        """A browser breaks connections off when it scrolls past pictures: that is no error."""
+        """A browser closes connections when it scrolls past pictures: not an error."""
         with suppress(ConnectionError):
             super().handle()
 
@@ -129,76 +133,78 @@ class Handler(BaseHTTPRequestHandler):
             self.check_origin()
             path = unquote(self.path.partition("?")[0])
             if path == "/decision":
-                self.tell(HTTPStatus.OK, {**self.server.keeper.look(), "token": self.server.token})
+                self.send_json(HTTPStatus.OK, {**self.server.store.get(), "token": self.server.token})
             else:
                 self.send_file(path)
-        except Refused as refused:
-            self.tell(refused.status, refused.body)
+        except RequestError as error:
+            self.send_json(error.status, error.body)
         except UserError as error:
-            self.tell(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": str(error)})
+            self.send_json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": str(error)})
 
     def do_POST(self) -> None:
         try:
             change = self.read_change()
             self.check_origin()
             self.check_token()
-            self.tell(HTTPStatus.OK, self.server.keeper.keep(change))
-        except Refused as refused:
-            self.tell(refused.status, refused.body)
+            self.send_json(HTTPStatus.OK, self.server.store.save(change))
+        except RequestError as error:
+            self.send_json(error.status, error.body)
 
     def read_change(self) -> Json:
-        """The body, read also where the request is refused then, so that the connection stays usable."""
+        """The body; it is read even if the request is refused, so that the connection stays usable."""
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal() or int(length) > MAX_BODY:
             self.close_connection = True
-            raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"give up to {MAX_BODY} bytes")
+            raise RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"give up to {MAX_BODY} bytes")
         body = self.rfile.read(int(length))
         if self.path != "/decision":
-            raise Refused(HTTPStatus.NOT_FOUND, "only /decision is written to")
+            raise RequestError(HTTPStatus.NOT_FOUND, "only /decision can be written")
         try:
             change = json.loads(body)
         except ValueError as error:
-            raise Refused(HTTPStatus.BAD_REQUEST, f"no JSON: {error}") from error
+            raise RequestError(HTTPStatus.BAD_REQUEST, f"not JSON: {error}") from error
         if not isinstance(change, dict):
-            raise Refused(HTTPStatus.BAD_REQUEST, "no JSON object")
+            raise RequestError(HTTPStatus.BAD_REQUEST, "not a JSON object")
         return change
 
     def check_origin(self) -> None:
         if self.headers.get("Host", "").lower() not in self.server.hosts:
-            raise Refused(HTTPStatus.MISDIRECTED_REQUEST, f"this is {self.server.url}, asked for under another name")
+            raise RequestError(
+                HTTPStatus.MISDIRECTED_REQUEST, f"this is {self.server.url}, but the request is for another host"
+            )
         if self.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
-            raise Refused(HTTPStatus.FORBIDDEN, "asked for by a page of another origin")
+            raise RequestError(HTTPStatus.FORBIDDEN, "requested by a page of another origin")
 
     def check_token(self) -> None:
         origin = self.headers.get("Origin")
         if origin is not None and origin.removeprefix("http://").lower() not in self.server.hosts:
-            raise Refused(HTTPStatus.FORBIDDEN, "written by a page of another origin")
+            raise RequestError(HTTPStatus.FORBIDDEN, "written by a page of another origin")
         given = self.headers.get("X-Gesso-Token", "")
         if not secrets.compare_digest(given.encode(), self.server.token.encode()):
-            raise Refused(HTTPStatus.FORBIDDEN, "not written by this page: load it again")
+            raise RequestError(HTTPStatus.FORBIDDEN, "not written by this page: reload it")
 
     def send_file(self, path: str) -> None:
-        """A file of the folder. Names of pictures carry the matches they belong to, so that they may be kept."""
+        """Sends a file of the folder. URLs of pictures contain the checksum of their matches, so they can be cached."""
         name = os.path.realpath(os.path.join(self.server.target, path.replace("\0", "").lstrip("/") or "index.html"))
         kind = TYPES.get(os.path.splitext(name)[1])
         if not kind or not name.startswith(self.server.target + os.sep) or not os.path.isfile(name):
-            raise Refused(HTTPStatus.NOT_FOUND, "there is no such file")
+            raise RequestError(HTTPStatus.NOT_FOUND, "there is no such file")
         with storage.open_input(name) as stream:
             body = stream.read()
-        kept = "max-age=86400, immutable" if kind == "image/jpeg" else "no-cache"
-        self.answer(HTTPStatus.OK, body, kind, kept)
+        cache_control = "max-age=86400, immutable" if kind == "image/jpeg" else "no-cache"
+        self.send(HTTPStatus.OK, body, kind, cache_control)
 
-    def tell(self, status: HTTPStatus, value: Json) -> None:
-        self.answer(status, json.dumps(value, ensure_ascii=False).encode(), "application/json", "no-store")
+    def send_json(self, status: HTTPStatus, value: Json) -> None:
+        self.send(status, json.dumps(value, ensure_ascii=False).encode(), "application/json", "no-store")
 
-    def answer(self, status: HTTPStatus, body: bytes, kind: str, kept: str) -> None:
+    def send(self, status: HTTPStatus, body: bytes, kind: str, cache_control: str) -> None:
         self.send_response(status)
         charset = "" if kind.startswith("image/") else "; charset=utf-8"
-        for name, value in {**POLICY, "Content-Type": kind + charset, "Cache-Control": kept}.items():
+        for name, value in {**POLICY, "Content-Type": kind + charset, "Cache-Control": cache_control}.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """A line for each picture would bury what matters."""
+        """No line for each request."""

@@ -1,6 +1,6 @@
-"""Small pictures of references and samples, made once: each tar is read once, and only the members that are wanted.
+"""Thumbnails of references and samples: each tar is read once, and only the requested members are decoded.
 
-A picture that cannot be shown is no error: it is named with its reason, and the page shows a placeholder.
+A picture that cannot be read is not an error: its reason is recorded, and the page shows a placeholder.
 """
 
 import os
@@ -14,91 +14,91 @@ from gesso import images, storage
 from gesso.dataset.layout import tar_name
 from gesso.errors import Rejected
 
-THREADS = min(16, 4 * (os.cpu_count() or 1))  # decoding leaves the interpreter lock; the rest waits for disks
-FOLDER_FILES = 64  # pictures of a folder that one task makes
-PER_FOLDER = 1000  # thumbnails side by side
-ABSENT, UNREADABLE = "absent", "unreadable"  # not in its tar or metadata; its file cannot be opened
+THREADS = min(16, 4 * (os.cpu_count() or 1))  # decoding releases the interpreter lock; the rest waits for disks
+FOLDER_FILES = 64  # pictures of a folder in one task
+PER_FOLDER = 1000  # thumbnails in one folder
+ABSENT, UNREADABLE = "absent", "unreadable"  # not in its tar or the metadata; its file cannot be read
 
 
-class Wanted(NamedTuple):
-    """A picture to make small."""
+class ThumbnailRequest(NamedTuple):
+    """A thumbnail to make."""
 
     number: int
-    shard: int | None  # None: a file of a folder
-    path: str | None  # of the tar's member, or below the folder; None: not known
-    side: int  # pixels, of the long side at most
+    shard: int | None  # None: the picture is a file of a folder
+    path: str | None  # of the tar's member, or of the file below the folder; None: unknown
+    side: int  # maximum of the long side, pixels
 
 
 class Task(NamedTuple):
-    """Pictures that are read together: those of one tar, or some of a folder."""
+    """Thumbnails that are made together: of one tar, or of some files of a folder."""
 
     source: str
     tar: bool
-    wanted: list[Wanted]
+    requests: list[ThumbnailRequest]
 
 
-def name_of(number: int) -> str:
-    """Below a series' folder. Numbers, because keys may hold what no file name can."""
+def thumbnail_name(number: int) -> str:
+    """A thumbnail's path below its series' folder: by number, since keys need not be valid file names."""
     return f"{number // PER_FOLDER:03d}/{number:06d}.jpg"
 
 
-def present(folder: str) -> set[int]:
-    """The numbers of the thumbnails that are there."""
+def existing(folder: str) -> set[int]:
+    """The numbers of the thumbnails that exist."""
     return {int(os.path.basename(item.path)[:-4]) for item in storage.walk(folder) if item.path.endswith(".jpg")}
 
 
-def tasks(source: str, wanted: list[Wanted]) -> list[Task]:
-    """The work, cut so that each tar is read once."""
-    shards, loose = defaultdict[int, list[Wanted]](list), list[Wanted]()
-    for item in wanted:
+def split_tasks(source: str, requests: list[ThumbnailRequest]) -> list[Task]:
+    """The requests as tasks, one for each tar, so that it is read once."""
+    shards, files = defaultdict[int, list[ThumbnailRequest]](list), list[ThumbnailRequest]()
+    for item in requests:
         if item.shard is None:
-            loose.append(item)
+            files.append(item)
         else:
             shards[item.shard].append(item)
-    of_tars = [Task(storage.join(source, tar_name(index)), True, shards[index]) for index in sorted(shards)]
-    of_folder = [Task(source, False, loose[at : at + FOLDER_FILES]) for at in range(0, len(loose), FOLDER_FILES)]
-    return of_tars + of_folder
+    tar_tasks = [Task(storage.join(source, tar_name(index)), True, shards[index]) for index in sorted(shards)]
+    file_tasks = [Task(source, False, files[at : at + FOLDER_FILES]) for at in range(0, len(files), FOLDER_FILES)]
+    return tar_tasks + file_tasks
 
 
-def make(folder: str, work: list[Task]) -> Iterator[dict[int, str]]:
-    """Does the tasks in some threads; yields, for each, what could not be shown: number → reason."""
+def make_thumbnails(folder: str, work: list[Task]) -> Iterator[dict[int, str]]:
+    """Runs the tasks on threads; yields the failures of each: number → reason."""
     with ThreadPoolExecutor(THREADS) as pool:
-        yield from pool.map(lambda task: make_some(folder, task), work)
+        yield from pool.map(lambda task: run_task(folder, task), work)
 
 
-def make_some(folder: str, task: Task) -> dict[int, str]:
-    lost = {item.number: ABSENT for item in task.wanted}
-    bodies = of_tar(task) if task.tar else of_folder(task)
-    for item, body in bodies:
+def run_task(folder: str, task: Task) -> dict[int, str]:
+    failed = {item.number: ABSENT for item in task.requests}
+    contents = read_members(task) if task.tar else read_files(task)
+    for item, body in contents:
         if body is None:
-            lost[item.number] = UNREADABLE
+            failed[item.number] = UNREADABLE
             continue
         try:
-            small = images.thumbnail(body, images.read_header(body), item.side)
+            thumbnail = images.thumbnail(body, images.read_header(body), item.side)
         except Rejected as error:
-            lost[item.number] = error.reason
+            failed[item.number] = error.reason
             continue
-        with storage.write_whole(storage.join(folder, name_of(item.number))) as stream:
-            stream.write(small)
-        del lost[item.number]
-    return lost
+        with storage.write_whole(storage.join(folder, thumbnail_name(item.number))) as stream:
+            stream.write(thumbnail)
+        del failed[item.number]
+    return failed
 
 
-def of_tar(task: Task) -> Iterator[tuple[Wanted, bytes | None]]:
-    """The wanted members of a tar, which is left as soon as all are found; none of what stands behind a damage."""
-    missing = {item.path: item for item in task.wanted if item.path is not None}
+def read_members(task: Task) -> Iterator[tuple[ThumbnailRequest, bytes | None]]:
+    """The requested members of a tar, read until all are found; None for those behind a damaged part."""
+    missing = {item.path: item for item in task.requests if item.path is not None}
     try:
         with storage.open_input(task.source) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             while missing and (member := tar.next()):
-                tar.members = []  # type: ignore[attr-defined] # of its tens of thousands of members none is asked for twice
+                tar.members = []  # type: ignore[attr-defined] # members are not looked up again: free their memory
                 if member.name in missing and (body := tar.extractfile(member)):
                     yield missing.pop(member.name), body.read()
     except (OSError, tarfile.ReadError):
         yield from ((item, None) for item in missing.values())
 
 
-def of_folder(task: Task) -> Iterator[tuple[Wanted, bytes | None]]:
-    for item in task.wanted:
+def read_files(task: Task) -> Iterator[tuple[ThumbnailRequest, bytes | None]]:
+    for item in task.requests:
         if item.path is None:
             continue
         try:

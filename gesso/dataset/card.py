@@ -1,6 +1,6 @@
-"""An export's words for people: the dataset card with the front matter that hubs read, and the references to leave out.
+"""An export's dataset card (README.md) with the front matter that hubs read, and its list of references to leave out.
 
-The front matter keeps to Hugging Face's card metadata (hub-docs, datasetcard.md). No Beam; reads no files.
+The front matter follows Hugging Face's card metadata (hub-docs, datasetcard.md). No Beam; reads no files.
 """
 
 import json
@@ -12,12 +12,12 @@ from gesso.dataset.records import ROWS_READ, SUCCESS
 
 Json = dict[str, Any]
 
-# Of an overlap, all but its references.
-DECIDED = (
+# The fields of an overlap but for the list of its references.
+DECISION_FIELDS = (
     *("path", "reference", "model", "threshold", "judged", "who", "when"),
     *("references", "pairs", "duplicates", "uids"),
 )
-POWERS = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")  # the bounds of a hub's size categories
+POWERS = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")  # bounds of the hub's size categories
 KNOWN_LICENCES = frozenset(
     {"cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-2.0", "cc-by-sa-3.0", "pddl"}
 )
@@ -26,7 +26,7 @@ DROPS = {
     "overlap": "duplicates of reference pictures, by a person's decision",
     "repeat_exact": "the same picture as another sample's, which stays",
     "repeat_near": "a near-duplicate of another sample, which stays",
-    "listed": "named by a list that was given",
+    "listed": "named by a drop list of the user's own",
 }
 
 LOADING = """\
@@ -47,7 +47,7 @@ samples = wds.WebDataset("train/{00000..LAST}.tar", shardshuffle=True).decode("p
 ```
 
 One sample at random, without reading the tar before it (`offset` and `bytes` are the whole sample's range, `image_…`,
-`caption_…` and `json_…` those of the bodies):
+`caption_…` and `json_…` those of the files in it):
 
 ```python
 import pandas as pd
@@ -61,15 +61,15 @@ with open("train/00000.tar", "rb") as tar:
 LIMITS = """\
 - Captions are alternative texts and the like from the web: they may be wrong, and name people, brands and places.
 - No filter for violence, nudity, personal data or bias has been applied by these tools.
-- A licence stands in the rows only where the source's table told one; a link's picture may have another.
-- Duplicates that the model's embeddings do not bring near each other are not found; the decision covers only the
-  nearest pairs that were searched.
+- The rows have a licence only where the source's table has one; the picture behind a link may have another.
+- Duplicates whose embeddings are not similar are not found; the decision covers only the nearest pairs that were
+  searched.
 - Links die: `url` says where a picture came from, not that it is still there.
 """
 
 
 def render(plan: Json, bytes_of: Mapping[str, int]) -> str:
-    """README.md of a planned export; `bytes_of` has the bytes of each split's files."""
+    """README.md of a planned export; `bytes_of`: bytes of each split's files."""
     sections = {
         "Splits": splits(plan, bytes_of),
         "Sources": sources(plan),
@@ -89,12 +89,12 @@ def opening(plan: Json) -> str:
     return (
         f"{total:,} pictures with captions, from links on the web: collected, filtered and {done}\n"
         f"by gesso. `{MANIFEST}` has the size and checksum of every file; the order within a split is that of a\n"
-        "global shuffle, so that shards may be read one behind the other."
+        "global shuffle, so that shards may be read one after the other."
     )
 
 
 def front_matter(plan: Json) -> str:
-    """The YAML block that hubs read; texts are quoted as JSON quotes them, which YAML reads alike."""
+    """The YAML block that hubs read; strings are quoted as in JSON, which is valid YAML."""
     fields: Json = {
         "pretty_name": "Image-text pairs, collected by gesso",
         **licence_fields(plan),
@@ -119,7 +119,7 @@ def yaml_lines(name: str, value: Any) -> list[str]:
 
 
 def licence_fields(plan: Json) -> Json:
-    """The one licence of all samples where a hub knows it; else that the rows tell, or that nobody knows."""
+    """The licence of all samples where there is a single one that the hub knows; else `per-sample` or `unknown`."""
     counted = plan["licences"] or {}
     sole = next(iter(counted)).lower() if len(counted) == 1 else ""
     if sole in KNOWN_LICENCES:
@@ -149,21 +149,21 @@ def splits(plan: Json, bytes_of: Mapping[str, int]) -> str:
     settings = plan["settings"]
     return (
         table(("split", "samples", "shards", "bytes"), rows)
-        + f"\nThe validation samples are the {settings['validation_size']:,} with the smallest hashes of their uids, "
+        + f"\nThe validation samples are the {settings['validation_size']:,} with the smallest hashes of their keys, "
         f"whatever the sharding\nand the seed (which is {settings['seed']}, and decides the order)."
     )
 
 
 def sources(plan: Json) -> str:
-    rows = [(f"`{item['path']}`", item.get("kind", "table of links"), digest(item)) for item in plan["input"]]
+    rows = [(f"`{item['path']}`", item.get("kind", "table of links"), checksums(item)) for item in plan["input"]]
     rows += [(f"`{item['path']}`", "table of links", f"{item['bytes']:,} bytes") for item in plan["source_input"]]
-    return table(("what", "kind", "told from others by"), rows)
+    return table(("what", "kind", "identified by"), rows)
 
 
-def digest(item: Json) -> str:
-    """The checksums by which an input is known."""
-    told = [f"{name} {value[:16]}…" for name, value in item.items() if name.endswith("sha256") and value]
-    return ", ".join(told) or f"{item.get('bytes', 0):,} bytes"
+def checksums(item: Json) -> str:
+    """The checksums of an input, or its size."""
+    found = [f"{name} {value[:16]}…" for name, value in item.items() if name.endswith("sha256") and value]
+    return ", ".join(found) or f"{item.get('bytes', 0):,} bytes"
 
 
 def funnel(plan: Json) -> str:
@@ -174,8 +174,8 @@ def funnel(plan: Json) -> str:
     text = table(("step", "number", "meaning"), rows)
     lost = {reason: count for reason, count in plan["not_found"].items() if count}
     if lost:
-        told = ", ".join(f"{count:,} of `{reason}`" for reason, count in lost.items())
-        text += f"\nThe drop lists name samples that the shards do not hold: {told}."
+        counts = ", ".join(f"{count:,} of `{reason}`" for reason, count in lost.items())
+        text += f"\nThe drop lists name samples that the shards do not hold: {counts}."
     return text + (f"\n`{DROPPED}` names every dropped sample with its reason." if plan["dropped"] else "")
 
 
@@ -201,23 +201,23 @@ def rules(plan: Json) -> str:
     return table(("setting", "value"), rows)
 
 
-def overlaps(told: list[Json]) -> str:
-    return "\n\n".join(map(overlap, told)) or "No overlap with reference pictures was searched for this export."
+def overlaps(decisions: list[Json]) -> str:
+    return "\n\n".join(map(overlap, decisions)) or "No overlap with reference pictures was searched for this export."
 
 
-def overlap(told: Json) -> str:
-    """One decision: who, when, on what, and what followed."""
-    model = ", ".join(f"{name} {value}" for name, value in told["model"].items() if value is not None)
+def overlap(decision: Json) -> str:
+    """One decision: who, when, on which matches, and its consequences."""
+    model = ", ".join(f"{name} {value}" for name, value in decision["model"].items() if value is not None)
     rows = [
-        ("reference pictures", f"{told['references']:,}, `{told['reference']['source']['path']}`"),
+        ("reference pictures", f"{decision['references']:,}, `{decision['reference']['source']['path']}`"),
         ("model", model),
-        ("pairs searched", f"{told['pairs']:,}"),
-        ("threshold (cosine)", f"{told['threshold']:g}"),
-        ("pairs judged one by one", f"{told['judged']:,}"),
-        ("decided by", f"{told['who']}, {told['when']}"),
-        ("duplicate pairs", f"{told['duplicates']:,}"),
-        ("training samples dropped", f"{told['uids']:,}"),
-        ("references to leave out of evaluation", f"{len(told['leave_out']):,}, listed in `{LEFT_OUT}`"),
+        ("pairs searched", f"{decision['pairs']:,}"),
+        ("threshold (cosine)", f"{decision['threshold']:g}"),
+        ("pairs judged one by one", f"{decision['judged']:,}"),
+        ("decided by", f"{decision['who']}, {decision['when']}"),
+        ("duplicate pairs", f"{decision['duplicates']:,}"),
+        ("training samples dropped", f"{decision['uids']:,}"),
+        ("references to leave out of evaluation", f"{len(decision['leave_out']):,}, listed in `{LEFT_OUT}`"),
     ]
     return table(("", ""), rows)
 
@@ -243,9 +243,11 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
 
-def left_out(told: list[Json]) -> str:
-    """coco_overlap.json: the references that evaluation must leave out, and by which decisions."""
-    keys = sorted({key for each in told for key in each["leave_out"]})
-    decisions = [{**{name: each[name] for name in DECIDED}, "left_out": len(each["leave_out"])} for each in told]
+def left_out(overlaps: list[Json]) -> str:
+    """coco_overlap.json: the references that evaluation must leave out, and the decisions on them."""
+    keys = sorted({key for each in overlaps for key in each["leave_out"]})
+    decisions = [
+        {**{name: each[name] for name in DECISION_FIELDS}, "left_out": len(each["leave_out"])} for each in overlaps
+    ]
     value = {"format": 1, "kind": "left_out", "leave_out": keys, "overlaps": decisions}
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"

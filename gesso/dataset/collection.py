@@ -1,4 +1,4 @@
-"""What stands in a directory of shards that others read: ours once it is finished, or img2dataset's own. No Beam."""
+"""A directory of shards as an input of later jobs: a finished collection, or img2dataset's own. No Beam."""
 
 import hashlib
 import json
@@ -41,8 +41,8 @@ class Collection:
     def samples(self) -> int:
         return sum(shard.samples for shard in self.shards)
 
-    def identity(self) -> Json:
-        """What tells this collection from another, without a clock."""
+    def input_record(self) -> Json:
+        """This collection as `input` of plan.json lists it; the same for the same shards."""
         return {
             "kind": "shards",
             "path": self.path,
@@ -53,7 +53,7 @@ class Collection:
         }
 
     def schema(self) -> pa.Schema:
-        """The columns of the rows: of any shard where they are ours, else what img2dataset's have in common."""
+        """The columns of the rows: those of the first shard of a collection, else of all of img2dataset's together."""
         read = self.shards if self.manifest is None else self.shards[:1]
         with ThreadPoolExecutor(manifest.READERS) as pool:
             schemas = list(pool.map(lambda shard: read_schema(storage.join(self.path, rows_name(shard.number))), read))
@@ -64,7 +64,7 @@ class Collection:
 
 
 def open_collection(path: str) -> Collection:
-    """Raises UserError where the directory holds no shards, or is unfinished, or damaged as far as sizes tell."""
+    """Raises UserError where the directory holds no shards, is unfinished, or has files missing or of a wrong size."""
     path = path.rstrip("/")
     present = manifest.sizes(path)
     if MANIFEST in present:
@@ -72,9 +72,9 @@ def open_collection(path: str) -> Collection:
         shards = [source_shard(path, entry["index"], entry, present) for entry in read["shards"]]
         found = Collection(path, tuple(shards), read, sha256)
     elif PLAN in present:
-        raise UserError(f"{path} is not finished: run its `gesso collect` again, it goes on where it stopped")
+        raise UserError(f"{path} is not finished: run its `gesso collect` again, it continues where it stopped")
     else:
-        found = Collection(path, foreign_shards(path, present), None, None)
+        found = Collection(path, img2dataset_shards(path, present), None, None)
     if not found.shards:
         raise UserError(f"{path} holds no shards: give the --output of a `gesso collect`, or img2dataset's folder")
     return found
@@ -87,7 +87,7 @@ def read_manifest(path: str) -> tuple[Json, str]:
     try:
         manifest: Json = json.loads(body)
     except ValueError as error:
-        raise UserError(f"{name} is no JSON ({error}): `gesso verify {path}` tells what is damaged") from error
+        raise UserError(f"{name} is not JSON ({error}): `gesso verify {path}` shows what is damaged") from error
     if manifest.get("kind") == "export":
         raise UserError(
             f"{path} holds an export of two splits: give one of them, {storage.join(path, layout.SPLITS[0])}"
@@ -97,23 +97,25 @@ def read_manifest(path: str) -> tuple[Json, str]:
     return manifest, hashlib.sha256(body).hexdigest()
 
 
-def foreign_shards(path: str, present: dict[str, int]) -> tuple[SourceShard, ...]:
-    """img2dataset's shards, by their statistics. Raises UserError for a tar without any."""
+def img2dataset_shards(path: str, present: dict[str, int]) -> tuple[SourceShard, ...]:
+    """img2dataset's shards, listed by their statistics. Raises UserError for a tar without statistics."""
     markers = manifest.committed(path)
     tars = {tar_name(index) for index in markers}
-    lost = sorted(name for name in present if TAR.fullmatch(name) and name not in tars)
-    if lost:
-        raise UserError(f"{path}/{lost[0]} has no whole {lost[0][:-4]}_stats.json: finish its download, or remove it")
+    unmarked = sorted(name for name in present if TAR.fullmatch(name) and name not in tars)
+    if unmarked:
+        raise UserError(
+            f"{path}/{unmarked[0]} has no complete {unmarked[0][:-4]}_stats.json: finish its download, or remove it"
+        )
     return tuple(source_shard(path, index, marker, present) for index, marker in markers.items())
 
 
 def source_shard(path: str, index: int, entry: Json, present: dict[str, int]) -> SourceShard:
-    """A shard, its tar and rows present with the sizes that the manifest names. Raises UserError."""
+    """A shard. Raises UserError where its tar or rows are missing or have another size than the manifest states."""
     for name in (tar_name(index), rows_name(index)):
         expected = entry.get("files", {}).get(name, {}).get("bytes", present.get(name))
         if name not in present or present[name] != expected:
             found = f"has {present[name]:,} bytes, not {expected:,}" if name in present else "is missing"
-            raise UserError(f"{path}/{name} {found}: `gesso verify {path}` tells what is damaged")
+            raise UserError(f"{path}/{name} {found}: `gesso verify {path}` shows what is damaged")
     return SourceShard(index, present[tar_name(index)], entry["successes"])
 
 
@@ -122,7 +124,7 @@ def read_schema(path: str) -> pa.Schema:
         with storage.open_input(path) as stream:
             return pq.read_schema(stream).remove_metadata()
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is no parquet ({first_line(error)}): `gesso verify` tells what is damaged") from error
+        raise UserError(f"{path} is not parquet ({first_line(error)}): `gesso verify` shows what is damaged") from error
 
 
 def first_line(error: Exception) -> str:

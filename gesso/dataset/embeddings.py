@@ -1,8 +1,8 @@
-"""A directory of embeddings as `gesso embed` leaves it: opened whole or refused, then read block by block. No Beam.
+"""A directory of embeddings as `gesso embed` writes it: checked when opened, then read block by block. No Beam.
 
 img_emb/img_emb_00000.npy            float16 (n, d), rows of unit L2 norm
 metadata/metadata_00000.parquet      schemas.METADATA_FIELDS, n rows in the same order
-manifest.json                        the model, the source, every block with its files' sizes
+manifest.json                        model, source, and every block with its files' sizes
 """
 
 import hashlib
@@ -24,16 +24,16 @@ from gesso.errors import UserError
 Json = dict[str, Any]
 Vectors = npt.NDArray[np.float16]
 
-# How far a squared norm may be from 1. Rounding to float16 moves an element by 2^-11 of itself at most, so a squared
-# norm by 2^-10 and a little; what is further off was no unit vector.
-UNIT = 2.0**-8
+# How far a squared norm may be from 1. Rounding to float16 changes an element by at most 2^-11 of itself, so a squared
+# norm by little more than 2^-10; a vector that is further off was not of unit norm.
+UNIT_TOLERANCE = 2.0**-8
 NO_SHARD = -1
 NO_HASH = 16 * "0"
-ROWS = 1 << 14  # embeddings that are worked on at a time: 32 MiB as float32 in 512 dimensions
+ROWS = 1 << 14  # embeddings of a chunk: 32 MiB as float32 in 512 dimensions
 
 
 class Block(NamedTuple):
-    """One file of embeddings with the rows that belong to it."""
+    """One file of embeddings and its number of rows."""
 
     shard: int
     rows: int
@@ -47,15 +47,15 @@ class Slice(NamedTuple):
     stop: int
 
 
-Portion = list[Slice]
+Chunk = list[Slice]
 
 
 class Pictures(NamedTuple):
-    """Pictures as a search takes them; all arrays have one entry a picture."""
+    """Pictures as the input of a search; every array has one entry for each picture."""
 
-    vectors: npt.NDArray[np.float32]  # (n, d), float16's values
+    vectors: npt.NDArray[np.float32]  # (n, d), values that float16 can hold
     keys: npt.NDArray[np.bytes_]  # UTF-8
-    shards: npt.NDArray[np.int32]  # NO_SHARD: a folder's picture
+    shards: npt.NDArray[np.int32]  # NO_SHARD for a folder's picture
     phash: npt.NDArray[np.uint64]
     hashed: npt.NDArray[np.bool_]  # whether it has a perceptual hash
 
@@ -65,10 +65,10 @@ class Embeddings:
     """A finished directory of embeddings."""
 
     path: str
-    model: Json  # comparable are those whose models are equal
+    model: Json  # embeddings of equal models are comparable
     source: Json  # kind and path of what was embedded
     sha256: str  # of the manifest
-    blocks: tuple[Block, ...]  # those that are not empty, by shard
+    blocks: tuple[Block, ...]  # without empty ones, sorted by shard
 
     @property
     def dimension(self) -> int:
@@ -84,7 +84,7 @@ class Embeddings:
         return np.array([key.encode() for table in tables for key in table["key"].to_pylist()], np.bytes_)
 
     def vectors(self, block: Block) -> Vectors:
-        """The block's embeddings, (count, dimension); mapped, not read, where they lie on this machine."""
+        """The block's embeddings, (count, dimension); memory-mapped where the file is local."""
         path = storage.join(self.path, embedding_name(block.shard))
         try:
             if storage.is_local(path):
@@ -93,27 +93,29 @@ class Embeddings:
                 with storage.open_input(path) as stream:
                     vectors = np.load(stream, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise damaged(path, str(error)) from error
+            raise damaged_error(path, str(error)) from error
         shape = (block.rows, self.dimension)
         if vectors.dtype != np.float16 or vectors.shape != shape:
-            raise damaged(path, f"{vectors.dtype} {vectors.shape} in the place of float16 {shape}")
+            raise damaged_error(path, f"{vectors.dtype} {vectors.shape} in the place of float16 {shape}")
         return vectors
 
     def metadata(self, block: Block, columns: list[str]) -> pa.Table:
-        """Some columns of the rows that belong to the block's embeddings, in their order."""
+        """Some columns of the block's metadata, row-aligned with its embeddings."""
         path = storage.join(self.path, metadata_name(block.shard))
         try:
             with storage.open_input(path) as stream:
                 table = pq.read_table(stream, columns=columns)
         except (OSError, pa.ArrowInvalid) as error:
-            raise damaged(path, str(error)) from error
+            raise damaged_error(path, str(error)) from error
         if table.num_rows != block.rows or table.column_names != columns:
-            raise damaged(path, f"{table.num_rows} rows of {table.column_names}, {block.rows} of {columns} expected")
+            raise damaged_error(
+                path, f"{table.num_rows} rows of {table.column_names}, {block.rows} of {columns} expected"
+            )
         return table
 
 
 def open_embeddings(path: str) -> Embeddings:
-    """Raises UserError where there are none, none that are finished, or others than the manifest names."""
+    """Raises UserError where the directory holds no embeddings, is unfinished, or does not match its manifest."""
     path = storage.absolute(path)
     manifest, sha256 = read_manifest(path)
     blocks = [Block(int(entry["index"]), int(entry["successes"])) for entry in manifest["shards"]]
@@ -127,14 +129,14 @@ def read_manifest(path: str) -> tuple[Json, str]:
     name = storage.join(path, MANIFEST)
     if not storage.exists(name):
         if storage.exists(storage.join(path, PLAN)):
-            raise UserError(f"{path} is not finished: run its `gesso embed` again, it goes on where it stopped")
+            raise UserError(f"{path} is not finished: run its `gesso embed` again, it continues where it stopped")
         raise UserError(f"{path} holds no embeddings: give the --output of a `gesso embed`")
     try:
         with storage.open_input(name) as stream:
             body = stream.read()
         manifest: Json = json.loads(body)
     except (OSError, ValueError) as error:
-        raise damaged(name, str(error)) from error
+        raise damaged_error(name, str(error)) from error
     if manifest.get("kind") != "embeddings":
         kind = manifest.get("kind", "shards")
         raise UserError(f"{path} holds {kind}, not embeddings: give the --output of a `gesso embed`")
@@ -142,67 +144,66 @@ def read_manifest(path: str) -> tuple[Json, str]:
 
 
 def check_sizes(path: str, manifest: Json) -> None:
-    """Raises UserError with the first file that is missing or has another size than the manifest names."""
+    """Raises UserError for the first file that is missing or has another size than the manifest states."""
     folders = {folder: storage.sizes(storage.join(path, folder)) for folder in ("img_emb", "metadata")}
     sizes = {f"{folder}/{name}": size for folder, held in folders.items() for name, size in held.items()}
     for entry in manifest["shards"]:
         for name, expected in entry["files"].items():
             if name not in sizes:
-                raise damaged(storage.join(path, name), "it is missing")
+                raise damaged_error(storage.join(path, name), "it is missing")
             if sizes[name] != expected["bytes"]:
-                raise damaged(storage.join(path, name), f"{sizes[name]:,} bytes, {expected['bytes']:,} expected")
+                raise damaged_error(storage.join(path, name), f"{sizes[name]:,} bytes, {expected['bytes']:,} expected")
 
 
 def check_comparable(one: Embeddings, other: Embeddings) -> None:
-    """Raises UserError where two directories were embedded by different models: their numbers mean different things."""
+    """Raises UserError where two directories were embedded by different models."""
     if one.model == other.model:
         return
     names = [name for name in one.model if one.model[name] != other.model.get(name)]
-    told = "; ".join(f"{name} {one.model[name]!r} and {other.model.get(name)!r}" for name in names)
-    raise UserError(
-        f"{one.path} and {other.path} are of different models ({told}): embed both with one --model to compare them"
-    )
+    differing = "; ".join(f"{name} {one.model[name]!r} and {other.model.get(name)!r}" for name in names)
+    paths = f"{one.path} and {other.path}"
+    raise UserError(f"{paths} are of different models ({differing}): embed both with one --model to compare them")
 
 
-def portions(blocks: Iterable[Block], rows: int = ROWS) -> Iterator[Portion]:
-    """The blocks in portions of `rows` rows, the last of fewer: large blocks cut, small ones side by side."""
-    portion: Portion = []
+def chunks(blocks: Iterable[Block], rows: int = ROWS) -> Iterator[Chunk]:
+    """The blocks in chunks of `rows` rows, the last of fewer: large blocks are split, small ones joined."""
+    chunk: Chunk = []
     room = rows
     for block in blocks:
         start = 0
         while start < block.rows:
             stop = min(block.rows, start + room)
-            portion.append(Slice(block, start, stop))
+            chunk.append(Slice(block, start, stop))
             room -= stop - start
             start = stop
             if not room:
-                yield portion
-                portion, room = [], rows
-    if portion:
-        yield portion
+                yield chunk
+                chunk, room = [], rows
+    if chunk:
+        yield chunk
 
 
-def all_rows(embeddings: Embeddings) -> Portion:
-    """The whole directory as one portion."""
+def all_rows(embeddings: Embeddings) -> Chunk:
+    """The whole directory as one chunk."""
     return [Slice(block, 0, block.rows) for block in embeddings.blocks]
 
 
-def read_pictures(embeddings: Embeddings, portion: Portion) -> Pictures:
-    """A portion with all that a search needs of it. Raises UserError where the directory is damaged."""
+def read_pictures(embeddings: Embeddings, chunk: Chunk) -> Pictures:
+    """A chunk's embeddings and metadata for a search. Raises UserError where the directory is damaged."""
     table = pa.concat_tables(
         embeddings.metadata(part.block, ["key", "shard", "phash"]).slice(part.start, part.stop - part.start)
-        for part in portion
+        for part in chunk
     )
     hashes = table["phash"].fill_null(NO_HASH).to_pylist()
-    name = storage.join(embeddings.path, metadata_name(portion[0].block.shard))
+    name = storage.join(embeddings.path, metadata_name(chunk[0].block.shard))
     try:
         phash = np.frombuffer(bytes.fromhex("".join(hashes)), ">u8").astype(np.uint64)
     except ValueError as error:
-        raise damaged(name, f"a phash is no 16 hex digits: {error}") from error
+        raise damaged_error(name, f"a phash is no 16 hex digits: {error}") from error
     if len(phash) != table.num_rows:
-        raise damaged(name, "a phash is no 16 hex digits")
+        raise damaged_error(name, "a phash is no 16 hex digits")
     return Pictures(
-        read_vectors(embeddings, portion),
+        read_vectors(embeddings, chunk),
         np.array([key.encode() for key in table["key"].to_pylist()], np.bytes_),
         table["shard"].fill_null(NO_SHARD).to_numpy(),
         phash,
@@ -210,31 +211,31 @@ def read_pictures(embeddings: Embeddings, portion: Portion) -> Pictures:
     )
 
 
-def read_ahead(embeddings: Embeddings, portions: list[Portion]) -> Iterator[Pictures]:
-    """Portions in their order, each read and converted while the one before it is worked on."""
+def read_ahead(embeddings: Embeddings, chunks: list[Chunk]) -> Iterator[Pictures]:
+    """The chunks in order; each is read while the caller works on the one before."""
     with ThreadPoolExecutor(1, "read") as pool:
-        coming = pool.submit(read_pictures, embeddings, portions[0])
-        for portion in portions[1:]:
-            here, coming = coming.result(), pool.submit(read_pictures, embeddings, portion)
-            yield here
-        yield coming.result()
+        upcoming = pool.submit(read_pictures, embeddings, chunks[0])
+        for chunk in chunks[1:]:
+            current, upcoming = upcoming.result(), pool.submit(read_pictures, embeddings, chunk)
+            yield current
+        yield upcoming.result()
 
 
-def read_vectors(embeddings: Embeddings, portion: Portion) -> npt.NDArray[np.float32]:
-    """The embeddings of a portion as float32, (rows, dimension). Raises UserError where one is no unit vector."""
-    result = np.empty((sum(part.stop - part.start for part in portion), embeddings.dimension), np.float32)
+def read_vectors(embeddings: Embeddings, chunk: Chunk) -> npt.NDArray[np.float32]:
+    """The embeddings of a chunk as float32, (rows, dimension). Raises UserError where one is not of unit norm."""
+    result = np.empty((sum(part.stop - part.start for part in chunk), embeddings.dimension), np.float32)
     end = 0
-    for part in portion:
+    for part in chunk:
         begin, end = end, end + part.stop - part.start
         result[begin:end] = embeddings.vectors(part.block)[part.start : part.stop]
         norms = np.einsum("nd,nd->n", result[begin:end], result[begin:end])
-        wrong = np.flatnonzero(~(np.abs(norms - 1) <= UNIT))
+        wrong = np.flatnonzero(~(np.abs(norms - 1) <= UNIT_TOLERANCE))
         if wrong.size:
             row = int(wrong[0])
             name = storage.join(embeddings.path, embedding_name(part.block.shard))
-            raise damaged(name, f"row {part.start + row} has norm {np.sqrt(norms[row]):.4g}, not 1")
+            raise damaged_error(name, f"row {part.start + row} has norm {np.sqrt(norms[row]):.4g}, not 1")
     return result
 
 
-def damaged(path: str, why: str) -> UserError:
+def damaged_error(path: str, why: str) -> UserError:
     return UserError(f"{path} is damaged ({why}): run `gesso embed` again with another --output")

@@ -1,11 +1,11 @@
 """An exported directory: its plan, its committed shards, its manifest. No Beam.
 
-dropped.parquet              uid and reason of all that the drop lists name
+dropped.parquet              key (column uid) and reason of every sample that a drop list names
 train/00000.parquet          a row for each sample, in the order of the tar, with ranges for random access
 train/00000.tar              KEY.jpg KEY.txt KEY.json of each sample
 train/00000_stats.json       the commit marker of the two
-validation/…                 likewise
-plan.json                    written once all rows stand: settings, input, shards, funnel
+validation/…                 the same for the validation split
+plan.json                    written when all rows are: settings, input, shards, funnel
 README.md                    the dataset card (card.py)
 coco_overlap.json            the references to leave out, where an overlap was given
 manifest.json                written last: every file with size and checksum
@@ -21,14 +21,14 @@ from typing import Any, NamedTuple
 from gesso import progress, storage
 from gesso.dataset import card, manifest
 from gesso.dataset.layout import CARD, DROPPED, LEFT_OUT, MANIFEST, SPLITS
-from gesso.dataset.progress import ShardsLook
+from gesso.dataset.progress import ShardsProgress
 from gesso.errors import UserError
 from gesso.progress import State
 
 Json = dict[str, Any]
 
 KIND = "export"
-VERSIONED = ("gesso", "apache-beam", "pyarrow")  # that the bytes depend on
+VERSIONED = ("gesso", "apache-beam", "pyarrow")  # the bytes depend on these
 ROWS = re.compile(r"\d{5,}\.parquet")
 
 
@@ -49,7 +49,7 @@ def targets(plan: Json) -> list[Target]:
 
 
 def committed(output: str) -> dict[tuple[str, int], Json]:
-    """The markers of the shards that are done, by split and index."""
+    """The markers of committed shards, by split and index."""
     found = {split: manifest.committed(storage.join(output, split)) for split in SPLITS}
     return {(split, index): marker for split, markers in found.items() for index, marker in markers.items()}
 
@@ -61,15 +61,15 @@ def missing(output: str, plan: Json) -> list[Target]:
 
 def is_finished(output: str, plan: Json) -> bool:
     present = manifest.sizes(output)
-    return MANIFEST in present and files_stand(output, present) and not missing(output, plan)
+    return MANIFEST in present and all_files_whole(output, present) and not missing(output, plan)
 
 
-def files_stand(output: str, present: dict[str, int]) -> bool:
+def all_files_whole(output: str, present: dict[str, int]) -> bool:
     return manifest.is_whole(storage.read_json(storage.join(output, MANIFEST)), present)
 
 
-def planned_files(output: str) -> Iterator[str]:
-    """What an export without plan.json can have left: files below it, by their names."""
+def leftover_files(output: str) -> Iterator[str]:
+    """Names of the files that an export which was killed before plan.json can have left."""
     yield from (name for name in manifest.sizes(output) if name == DROPPED or manifest.LEFT_BEHIND.search(name))
     for split in SPLITS:
         for name in storage.sizes(storage.join(output, split)):
@@ -78,26 +78,28 @@ def planned_files(output: str) -> Iterator[str]:
 
 
 def clear_unfinished(output: str) -> None:
-    """Makes room for a plan; raises UserError where the directory holds something else than an unfinished one."""
-    ours = set(planned_files(output))
+    """Removes an unfinished plan; raises UserError where the directory holds anything else."""
+    ours = set(leftover_files(output))
     present = {name for name in manifest.sizes(output) if not name.startswith(".")}
     present |= {f"{split}/{name}" for split in SPLITS for name in storage.sizes(storage.join(output, split))}
     if present - ours:
-        raise UserError(f"{output} already holds {min(present - ours)}, which is no export's: give another --output")
+        raise UserError(
+            f"{output} already holds {min(present - ours)}, which is not a file of an export: give another --output"
+        )
     for name in ours:
         storage.remove(storage.join(output, name))
 
 
-def plan_record(record: Json, told: Json, entries: list[Json], counts: dict[str, int], samples: Json) -> Json:
-    """plan.json. `told` is what the finish must know of the input, `counts` the reasons of the dropped."""
-    dropped = {reason: counts.get(reason, 0) for reason in told["listed"]}
-    not_found = {reason: listed - dropped[reason] for reason, listed in told["listed"].items()}
+def plan_record(record: Json, input_info: Json, entries: list[Json], counts: dict[str, int], samples: Json) -> Json:
+    """plan.json. `input_info`: fields about the input for `finish`; `counts`: dropped samples by reason."""
+    dropped = {reason: counts.get(reason, 0) for reason in input_info["listed"]}
+    not_found = {reason: listed - dropped[reason] for reason, listed in input_info["listed"].items()}
     order = {split: number for number, split in enumerate(SPLITS)}
     return {
         "format": 1,
         "kind": KIND,
         **record,
-        **told,
+        **input_info,
         "samples": samples,
         "funnel": {"samples_read": sum(samples.values()) + sum(dropped.values()), **samples, **dropped},
         "not_found": not_found,
@@ -106,7 +108,7 @@ def plan_record(record: Json, told: Json, entries: list[Json], counts: dict[str,
 
 
 def finish(output: str) -> None:
-    """Writes card, left-out references and manifest once every shard stands; sweeps what killed runs have left."""
+    """Writes card, left-out references and manifest when every shard is committed; removes temporary files."""
     plan = manifest.read_plan(output)
     assert plan is not None, output
     markers = committed(output)
@@ -142,7 +144,7 @@ def write_text(output: str, name: str, text: str) -> Json:
 
 
 def build_manifest(plan: Json, shards: list[Json], written: Json) -> Json:
-    """The export in one file; the same for the same input and settings, whenever it was written."""
+    """manifest.json; it depends on input and settings alone, not on when it was written."""
     return {
         "format": 1,
         "kind": KIND,
@@ -153,19 +155,19 @@ def build_manifest(plan: Json, shards: list[Json], written: Json) -> Json:
         "funnel": plan["funnel"],
         "not_found": plan["not_found"],
         "source_funnel": plan["source_funnel"],
-        "decisions": [{name: told[name] for name in card.DECIDED} for told in plan["overlaps"]],
+        "decisions": [{name: overlap[name] for name in card.DECISION_FIELDS} for overlap in plan["overlaps"]],
         "settings": plan["settings"],
         "input": plan["input"],
         "versions": versions(),
     }
 
 
-class Look:
-    """Reads how far an export is, again and again; a marker is read once."""
+class ExportProgress:
+    """Reads the progress of an export at each call; a marker is read once."""
 
     def __init__(self, output: str) -> None:
         self._output = output
-        self._splits: list[ShardsLook] = []
+        self._splits: list[ShardsProgress] = []
         self._total = 0
 
     def __call__(self) -> State:
@@ -173,8 +175,8 @@ class Look:
         if plan:
             self._total = sum(plan["samples"].values())
             folders = [storage.join(self._output, split) for split in SPLITS]
-            self._splits = [ShardsLook(folder, self._total, "images") for folder in folders]
+            self._splits = [ShardsProgress(folder, self._total, "images") for folder in folders]
         if not self._splits:
             return State(0, None, lambda rate: "planning: reading rows and the headers of tars")
-        done = sum(look().done for look in self._splits)
+        done = sum(progress_of().done for progress_of in self._splits)
         return State(done, self._total, lambda rate: progress.line(done, self._total, "images", rate))

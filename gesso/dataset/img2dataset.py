@@ -1,8 +1,8 @@
-"""img2dataset's messages as our reasons. Imports nothing of ours."""
+"""img2dataset's error messages → reasons. Imports nothing of gesso."""
 
 import re
 
-# What img2dataset 1.47 writes as `error_message`, the first match counts.
+# Patterns of what img2dataset 1.47 writes as `error_message`; the first match decides.
 MESSAGES = (
     (re.compile("infinite loop|redirect", re.I), "redirects"),
     (re.compile(r"HTTP Error (\d{3})"), r"http_\1"),
@@ -20,8 +20,8 @@ MESSAGES = (
 )
 
 
-def foreign_reason(message: str | None) -> str | None:
-    """Our reason for a failure that img2dataset tells in `message`; None where it is none that we know."""
+def reason_of_message(message: str | None) -> str | None:
+    """The reason for a failure with img2dataset's `message`; None where no pattern matches."""
     for pattern, reason in MESSAGES:
         found = pattern.search(message or "")
         if found:

@@ -1,8 +1,8 @@
-"""The names of a dataset's files below its directory. Imports nothing."""
+"""The names of a dataset's files, relative to its directory. Imports nothing."""
 
 PLAN = "plan.json"
 MANIFEST = "manifest.json"
-SPLITS = ("train", "validation")  # of an export, each a folder of shards
+SPLITS = ("train", "validation")  # of an export; each is a folder of shards
 DROPPED = "dropped.parquet"
 CARD = "README.md"
 LEFT_OUT = "coco_overlap.json"
@@ -33,7 +33,7 @@ def progress_name(index: int) -> str:
 
 
 def embedding_name(index: int) -> str:
-    """clip-retrieval's name for a block of embeddings, and below for the rows that belong to it."""
+    """clip-retrieval's name for a file of embeddings; `metadata_name` is that of its rows."""
     return f"img_emb/img_emb_{index:05d}.npy"
 
 
@@ -42,5 +42,5 @@ def metadata_name(index: int) -> str:
 
 
 def part_name(index: int) -> str:
-    """A part of a search that is under way."""
+    """An intermediate result of a search."""
     return f".parts/{index:05d}.npy"

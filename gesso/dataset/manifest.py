@@ -1,6 +1,6 @@
-"""A directory of shards: plan.json, committed markers, manifest.json. Also img2dataset's own. No Beam.
+"""A directory of shards: plan.json, commit markers, manifest.json. Also for shards of img2dataset. No Beam.
 
-plan.json        written once the plan is whole: settings, shards, funnel so far
+plan.json        written when the plan is complete: settings, shards, funnel so far
 0…n_stats.json   a shard's commit marker (shards.py)
 manifest.json    written last: every shard with its files' sizes and checksums, settings, versions, the funnel
 """
@@ -19,7 +19,7 @@ from gesso.errors import UserError
 from gesso.flags import differences
 
 MARKER = re.compile(r"(\d{5,})_stats\.json")
-NOTE = re.compile(r"(\d{5,})\.json")
+PROGRESS_FILE = re.compile(r"(\d{5,})\.json")
 LEFT_BEHIND = re.compile(r"\.tmp-[0-9a-f]{12}$")
 FOLDERS = ("rejected", "img_emb", "metadata", ".parts")  # that hold shards' files
 READERS = 16  # small files read at a time
@@ -40,32 +40,32 @@ def read_plan(output: str) -> Json | None:
 
 
 def is_collection(output: str, present: dict[str, int]) -> bool:
-    """Whether a directory holds collected shards, ours or img2dataset's; embeddings, matches and repeats are none."""
+    """Whether a directory holds collected shards, ours or img2dataset's; not embeddings, matches or repeats."""
     for name in (MANIFEST, PLAN):
         if name in present:
             try:
-                told = storage.read_json(storage.join(output, name))
+                value = storage.read_json(storage.join(output, name))
             except ValueError:
                 return True
-            return not isinstance(told, dict) or ("kind" not in told if name == MANIFEST else "links" in told)
+            return not isinstance(value, dict) or ("kind" not in value if name == MANIFEST else "links" in value)
     return True
 
 
 def plan_record(record: Json, planned: Counter[str], rows: Counter[str], shards: int) -> Json:
-    """plan.json: `record` (settings, input), the shards, the links to fetch, and the rows that have no link's row."""
+    """plan.json: `record` (settings, input), the shards, the links to fetch, the counts of rows without a link."""
     repeats = {reason: planned[reason] for reason in REPEATS}
-    lost = {reason: number for reason, number in rows.items() if reason not in (ROWS_READ, PLANNED)}
+    unplanned = {reason: number for reason, number in rows.items() if reason not in (ROWS_READ, PLANNED)}
     return {
         **record,
         "shards": shards,
         "links": planned[PLANNED],
         "rows_read": rows[ROWS_READ],
-        "counted_only": dict(sorted({**repeats, **lost}.items())),
+        "counted_only": dict(sorted({**repeats, **unplanned}.items())),
     }
 
 
-def plan_of_foreign(markers: dict[int, Json]) -> Json:
-    """The part of a plan that img2dataset's own shards imply: all that there is was to be fetched."""
+def plan_from_markers(markers: dict[int, Json]) -> Json:
+    """What a plan of img2dataset's own shards, which have none, would state: every link of the markers."""
     return {"links": sum(marker["count"] for marker in markers.values()), "shards": len(markers)}
 
 
@@ -80,9 +80,9 @@ def sizes(output: str) -> dict[str, int]:
 
 
 def committed(output: str, known: frozenset[int] = frozenset()) -> dict[int, Json]:
-    """The markers of the shards that are done: the marker is there and every file has the size that it names.
+    """The markers of committed shards: those whose files all have the sizes that the marker states.
 
-    The shards in `known` are passed over.
+    The shards in `known` are skipped.
     """
     present = sizes(output)
     matches = [match for match in map(MARKER.fullmatch, present) if match and int(match[1]) not in known]
@@ -92,15 +92,15 @@ def committed(output: str, known: frozenset[int] = frozenset()) -> dict[int, Jso
     return {index: marker for index, marker in sorted(indexed.items()) if is_whole(marker, present)}
 
 
-def notes(output: str, committed: frozenset[int]) -> list[Counter[str]]:
-    """What the shards under way have counted so far (engine.py writes it, on local disks alone)."""
-    found = map(NOTE.fullmatch, storage.sizes(storage.join(output, ".progress")))
-    paths = [storage.join(output, ".progress", note[0]) for note in found if note and int(note[1]) not in committed]
-    return [note for note in map(read_note, paths) if note]
+def progress_counts(output: str, committed: frozenset[int]) -> list[Counter[str]]:
+    """The counts of shards that are being written (dataset/progress.py; on local disks alone)."""
+    found = map(PROGRESS_FILE.fullmatch, storage.sizes(storage.join(output, ".progress")))
+    paths = [storage.join(output, ".progress", match[0]) for match in found if match and int(match[1]) not in committed]
+    return [counts for counts in map(read_progress_file, paths) if counts]
 
 
-def read_note(path: str) -> Counter[str] | None:
-    """A shard's note; None where the marker has just taken its place."""
+def read_progress_file(path: str) -> Counter[str] | None:
+    """A shard's progress file; None where it has just been replaced by the marker."""
     try:
         return Counter(storage.read_json(path))
     except FileNotFoundError:
@@ -108,7 +108,7 @@ def read_note(path: str) -> Counter[str] | None:
 
 
 def clear_unfinished_plan(output: str) -> None:
-    """Makes room for a plan; raises UserError where the directory holds something else than an unfinished one."""
+    """Removes an unfinished plan; raises UserError where the directory holds anything else."""
     for name in sizes(output):
         if LEFT_BEHIND.search(name):
             storage.remove(storage.join(output, name))
@@ -119,13 +119,13 @@ def clear_unfinished_plan(output: str) -> None:
 
 
 def finish(output: str) -> None:
-    """Writes the manifest once every shard of the plan is committed, and sweeps what killed runs have left."""
+    """Writes the manifest when every shard of the plan is committed; removes temporary files of killed runs."""
     plan = read_plan(output)
     assert plan is not None, output
     markers = committed(output)
-    lost = [index for index in range(plan["shards"]) if index not in markers]
-    if lost:
-        raise RuntimeError(f"{output}: shards {lost[:10]} are not committed")
+    missing = [index for index in range(plan["shards"]) if index not in markers]
+    if missing:
+        raise RuntimeError(f"{output}: shards {missing[:10]} are not committed")
     for name in sizes(output):
         if LEFT_BEHIND.search(name):
             storage.remove(storage.join(output, name))
@@ -137,7 +137,7 @@ def is_whole(marker: Json, present: dict[str, int]) -> bool:
 
 
 def funnel(plan: Json, markers: Iterable[Json]) -> Json:
-    """How many rows were read and where each one ended: `rows_read` is the sum of all the others."""
+    """The number of rows read and the outcome of each: `rows_read` is the sum of all others."""
     ended = Counter[str]()
     for marker in markers:
         ended.update(marker["status_dict"])
@@ -146,7 +146,7 @@ def funnel(plan: Json, markers: Iterable[Json]) -> Json:
 
 
 def build_manifest(plan: Json, markers: dict[int, Json]) -> Json:
-    """The dataset in one file; the same for the same shards, whenever they were written."""
+    """manifest.json; it depends on the shards alone, not on when they were written."""
     return {
         "format": 1,
         "shards": [
@@ -162,7 +162,7 @@ def build_manifest(plan: Json, markers: dict[int, Json]) -> Json:
 
 
 def check_settings(plan: Json, record: Json, output: str) -> None:
-    """Raises UserError with every difference where an output was begun with other settings or other input."""
+    """Raises UserError with every difference where an output was started with other settings or other input."""
     old, new = ({**side["settings"], "input": side["input"]} for side in (plan, record))
     changed = differences(old, new)
     if changed:

@@ -1,4 +1,4 @@
-"""How far shards are, read from their directory: commit markers, and notes of the shards under way."""
+"""The progress of a directory of shards: its commit markers, and the progress files of shards being written."""
 
 from collections import Counter
 
@@ -8,8 +8,8 @@ from gesso.dataset.layout import progress_name
 from gesso.progress import State, line
 
 
-class Note:
-    """What a shard has come to so far, as a small local file that is read until the shard's marker is there."""
+class ProgressFile:
+    """The counts of a shard being written, as a small local file that is read until the shard's marker exists."""
 
     def __init__(self, output: str, index: int, counts: Counter[str]) -> None:
         self._path = storage.join(output, progress_name(index))
@@ -23,8 +23,8 @@ class Note:
         storage.remove(self._path)
 
 
-class ShardsLook:
-    """Reads how many of `total` items the committed markers (`count`) and the notes of shards under way come to."""
+class ShardsProgress:
+    """Reads how many of `total` items are done: those of committed markers (`count`) and of progress files."""
 
     def __init__(self, output: str, total: int, unit: str) -> None:
         self._output, self._total, self._unit = output, total, unit
@@ -33,6 +33,6 @@ class ShardsLook:
     def __call__(self) -> State:
         fresh = manifest.committed(self._output, frozenset(self._counts))
         self._counts |= {index: int(marker["count"]) for index, marker in fresh.items()}
-        under_way = sum(note.total() for note in manifest.notes(self._output, frozenset(self._counts)))
-        done = sum(self._counts.values()) + under_way
+        unfinished = sum(counts.total() for counts in manifest.progress_counts(self._output, frozenset(self._counts)))
+        done = sum(self._counts.values()) + unfinished
         return State(done, self._total, lambda rate: line(done, self._total, self._unit, rate))

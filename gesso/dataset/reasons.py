@@ -1,4 +1,4 @@
-"""What each reason means in plain words, and the stage it belongs to. Imports nothing of ours but records."""
+"""Each reason's meaning in a sentence, and the stage of the pipeline at which it arises. Imports records alone."""
 
 from http import HTTPStatus
 from typing import NamedTuple
@@ -7,11 +7,11 @@ from gesso.dataset.records import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, REJECTED
 
 
 class Stage(NamedTuple):
-    """A step on which rows are lost."""
+    """A stage at which rows are lost."""
 
     name: str
     title: str
-    survivors: str  # what the rows that pass it are
+    survivors: str  # name of the rows that pass it
 
 
 ROWS, REPEATED, PENDING, RULES, DOWNLOAD, PICTURE = "rows", "repeats", "pending", "rules", "download", "picture"
@@ -31,9 +31,9 @@ MEANING = {
     "not_a_photo": "The table itself says that this is a video.",
     "repeat_pair": "The same link with the same caption stood in an earlier row.",
     "repeat_link": "The link came again with another caption; one caption is kept.",
-    "url_invalid": "The link is no http or https address.",
+    "url_invalid": "The link is not an http or https address.",
     "caption_empty": "Nothing is left of the caption after cleaning.",
-    "caption_undecodable": "The caption's bytes are no readable text.",
+    "caption_undecodable": "The caption's bytes are not readable text.",
     "caption_too_short": "The caption has too few words to describe a picture.",
     "caption_too_long": "The caption has more characters than the limit.",
     "caption_boilerplate": "The caption is only a file name, a date or a stock phrase.",
@@ -41,20 +41,20 @@ MEANING = {
     "caption_not_english": "The caption is in another language than English.",
     "timeout": "No whole answer arrived before the deadline.",
     "dns": "The host's name has no address: the site is gone, or its name is wrong.",
-    "connection": "The server could not be reached, or broke the connection off.",
+    "connection": "The server could not be reached, or closed the connection.",
     "tls": "No secure connection could be made, often for an expired certificate.",
     "redirects": "The link redirects too often, in a circle, or to no web address.",
-    "url_unusable": "The link leads nowhere that can be asked: a malformed host or port.",
+    "url_unusable": "The link cannot be requested: its host or port is malformed.",
     "body_too_large": "The file is larger than the limit.",
     "body_incomplete": "The transfer stopped before the file was whole.",
     "disallowed": "The server forbids this use by an X-Robots-Tag header.",
-    "not_an_image": "What arrived is no JPEG, PNG, WebP or GIF, often a web page in its place.",
+    "not_an_image": "The file is not a JPEG, PNG, WebP or GIF; often it is a web page.",
     "undecodable": "The picture's data is damaged.",
     "too_many_pixels": "Width times height is over the limit.",
     "too_small": "The short side is under the limit.",
     "aspect_ratio": "The picture is too wide or too tall for its other side.",
-    FAILED_TO_DOWNLOAD: "The download failed for a cause that the table does not name.",
-    FAILED_TO_RESIZE: "The picture could not be used, for a cause that the table does not name.",
+    FAILED_TO_DOWNLOAD: "The download failed; the rows do not say why.",
+    FAILED_TO_RESIZE: "The picture could not be used; the rows do not say why.",
 }
 HTTP_MEANING = {
     401: "The server asks for a password.",
@@ -66,7 +66,7 @@ HTTP_MEANING = {
 
 
 def stage_of(reason: str) -> str:
-    """The stage on which a row with `reason` was lost."""
+    """The stage at which a row with `reason` was lost."""
     if reason in UNNAMED_ROWS:
         return ROWS
     if reason in REPEATS:
@@ -83,5 +83,5 @@ def meaning(reason: str) -> str:
     if code in HTTP_MEANING:
         return HTTP_MEANING[code]
     phrase = f" ({HTTPStatus(code).phrase})" if code in HTTPStatus._value2member_map_ else ""
-    trouble = "The server reports trouble of its own" if code >= 500 else "The server refuses with a code of its own"
+    trouble = "The server reports an error of its own" if code >= 500 else "The server refuses with another code"
     return f"{trouble}{phrase}."

@@ -1,10 +1,10 @@
-"""What becomes of a link: statuses, reasons, the content-derived uid. Standard library only."""
+"""The outcome of a link: statuses, reasons, the content-derived key of its sample. Standard library only."""
 
 from hashlib import blake2b
 from urllib.parse import urlsplit, urlunsplit
 
-UID_HEX = 32
-LINK_HEX = 16  # the leading half of a uid names the link, the trailing half the link with its caption
+KEY_HEX = 32
+LINK_HEX = 16  # the first half of a key is a hash of the link, the second half one of the link with its caption
 
 SUCCESS = "success"
 FAILED_TO_DOWNLOAD = "failed_to_download"
@@ -12,7 +12,7 @@ FAILED_TO_RESIZE = "failed_to_resize"
 REJECTED = "rejected"  # by a rule on the caption or the link, before any request
 STATUSES = (SUCCESS, FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, REJECTED)
 
-# What the funnel counts besides the reasons.
+# Counts in the funnel that are not reasons.
 ROWS_READ = "rows_read"
 PLANNED = "links"  # to be fetched
 REPEATS = ("repeat_link", "repeat_pair")
@@ -21,8 +21,8 @@ URL_INVALID = "url_invalid"
 RESIZE_REASONS = frozenset({"not_an_image", "undecodable", "too_many_pixels", "too_small", "aspect_ratio"})
 
 
-def link_identity(url: str) -> str:
-    """The link as a server sees it: scheme and host in lower case, no default port, no fragment.
+def normalize_url(url: str) -> str:
+    """The link in a normal form: scheme and host in lower case, no default port, no fragment.
 
     Raises ValueError where `url` is no absolute http or https link.
     """
@@ -35,20 +35,20 @@ def link_identity(url: str) -> str:
     return urlunsplit((parts.scheme, host + port, parts.path or "/", parts.query, ""))
 
 
-def uid(identity: str, caption: str) -> str:
-    """128 bits of content as 32 hex digits: 64 of the link, 64 of the link with its caption.
+def sample_key(url: str, caption: str) -> str:
+    """The key of a sample, 32 hex digits: a 64-bit hash of the link and one of the link with its caption.
 
-    `identity` is `link_identity(url)` and `caption` the caption as it stood in the table, so that a uid outlives a
-    change of the caption rules. All captions of a link share its first half: they sort side by side and fall into
-    one shard, where they collapse to one without another shuffle.
+    `url` is normalized (`normalize_url`), `caption` is the table's own, before any rule: a change of the caption rules
+    changes no key. All captions of a link share the first half of the key: they are neighbours in key order and fall
+    into one shard, where repeats of the link are removed without another shuffle.
     """
-    link = identity.encode("utf-8", "surrogatepass")
+    link = url.encode("utf-8", "surrogatepass")
     pair = link + b"\0" + caption.encode("utf-8", "surrogatepass")
     return blake2b(link, digest_size=8).hexdigest() + blake2b(pair, digest_size=8).hexdigest()
 
 
 def shard_of(key: str, shards: int) -> int:
-    """The shard of a uid: equal ranges of its first 64 bits, so that the shards are in the order of the uids."""
+    """The shard of a key: equal ranges of its first 64 bits, so that the shards are in the order of the keys."""
     return int(key[:LINK_HEX], 16) * shards >> 64
 
 
@@ -62,5 +62,5 @@ def status_of(reason: str) -> str:
 
 
 def is_fetched(reason: str) -> bool:
-    """Whether a link that ended so was asked for at all."""
+    """Whether a link that ended with `reason` was requested at all."""
     return status_of(reason) != REJECTED

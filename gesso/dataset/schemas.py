@@ -1,4 +1,4 @@
-"""The columns of every parquet file that is written. pyarrow and nothing of ours."""
+"""The columns of every parquet file that gesso writes. Imports pyarrow and nothing of gesso."""
 
 import pyarrow as pa
 
@@ -6,7 +6,7 @@ PLAN_FIELDS = (
     pa.field("key", pa.string(), nullable=False),
     pa.field("url", pa.string(), nullable=False),
     pa.field("caption", pa.string(), nullable=False),
-    pa.field("original_caption", pa.string()),  # where a rule has cut something off
+    pa.field("original_caption", pa.string()),  # where a rule has removed something
     pa.field("reason", pa.string()),  # null: to be fetched
 )
 ROW_FIELDS = (
@@ -28,8 +28,8 @@ ROW_FIELDS = (
     pa.field("phash", pa.string()),
 )
 METADATA_FIELDS = (  # row-aligned with a block of embeddings
-    pa.field("key", pa.string(), nullable=False),  # a sample's uid, or a reference's file name without the ending
-    pa.field("image_path", pa.string(), nullable=False),  # below the source: KEY.jpg in its shard, or a file's path
+    pa.field("key", pa.string(), nullable=False),  # of a sample, or a reference's file name without the extension
+    pa.field("image_path", pa.string(), nullable=False),  # KEY.jpg in its shard, or the file's path below the folder
     pa.field("shard", pa.int32()),  # null for a folder's pictures
     pa.field("caption", pa.string()),
     pa.field("url", pa.string()),
@@ -40,6 +40,7 @@ METADATA_FIELDS = (  # row-aligned with a block of embeddings
     pa.field("sha256", pa.string()),
     pa.field("phash", pa.string()),
 )
+# In the tables below a training sample's key is named `uid`: a fixed part of the format.
 MATCH_FIELDS = (  # a reference picture and one of its nearest training pictures
     pa.field("reference_key", pa.string(), nullable=False),
     pa.field("rank", pa.int32(), nullable=False),  # from 1
@@ -51,16 +52,18 @@ MATCH_FIELDS = (  # a reference picture and one of its nearest training pictures
 DROP_FIELDS = (  # a training sample to leave out
     pa.field("uid", pa.string(), nullable=False),
     pa.field("reason", pa.string(), nullable=False),
-    pa.field("of", pa.string(), nullable=False),  # what it repeats: a reference's key, or the uid that stays
+    pa.field(
+        "of", pa.string(), nullable=False
+    ),  # what it repeats: a reference's key, or the key of the sample that is kept
     pa.field("similarity", pa.float32()),
 )
-PLACE_FIELDS = (  # of an exported sample; offsets and sizes in bytes
+RANGE_FIELDS = (  # byte ranges of an exported sample
     pa.field("source_shard", pa.int32(), nullable=False),
     pa.field("source_offset", pa.int64(), nullable=False),  # of the sample's first header in the source's tar
-    pa.field("source_bytes", pa.int64(), nullable=False),  # from there to the next sample
+    pa.field("source_bytes", pa.int64(), nullable=False),  # up to the next sample
     pa.field("offset", pa.int64(), nullable=False),  # of the sample's first header in its own tar
-    pa.field("bytes", pa.int64(), nullable=False),  # from there to the next sample
-    pa.field("image_offset", pa.int64(), nullable=False),  # of the member's body, as the two below
+    pa.field("bytes", pa.int64(), nullable=False),  # up to the next sample
+    pa.field("image_offset", pa.int64(), nullable=False),  # of the member's data, as the two below
     pa.field("image_bytes", pa.int64(), nullable=False),
     pa.field("caption_offset", pa.int64(), nullable=False),
     pa.field("caption_bytes", pa.int64(), nullable=False),
@@ -71,10 +74,10 @@ RESERVED = frozenset(field.name for field in (*PLAN_FIELDS, *ROW_FIELDS))
 
 
 def plan_schema(extra: tuple[pa.Field, ...] = ()) -> pa.Schema:
-    """Columns of `plan/00000.parquet`: one planned pair a row, and the input's extra columns behind."""
+    """Columns of `plan/00000.parquet`: one planned pair a row, then the input's extra columns."""
     return pa.schema([*PLAN_FIELDS, *extra])
 
 
 def row_schema(extra: tuple[pa.Field, ...] = ()) -> pa.Schema:
-    """Columns of `00000.parquet`: one link a row, kept or not, and the input's extra columns behind."""
+    """Columns of `00000.parquet`: one link a row, kept or not, then the input's extra columns."""
     return pa.schema([*ROW_FIELDS, *extra])

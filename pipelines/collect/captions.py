@@ -263,7 +263,7 @@ WHOLE_FORMS = (
     *PLACEHOLDERS,
 )
 WHOLE_CHARS = 150  # no pattern for a whole caption is for a longer one, links apart
-WHOLE = re.compile(rf"\W{{0,9}}(?:{'|'.join(f'(?:{form})' for form in WHOLE_FORMS)})\W{{0,9}}")  # in lower case
+NO_SCALING = re.compile(rf"\W{{0,9}}(?:{'|'.join(f'(?:{form})' for form in WHOLE_FORMS)})\W{{0,9}}")  # in lower case
 BARE_LINK = re.compile(LINK)
 
 
@@ -273,7 +273,7 @@ def is_boilerplate(caption: str) -> bool:
         return True
     if len(caption) > WHOLE_CHARS:
         return BARE_LINK.fullmatch(caption) is not None
-    return WHOLE.fullmatch(caption.lower()) is not None
+    return NO_SCALING.fullmatch(caption.lower()) is not None
 
 
 # ── boilerplate: ends that are cut, each behind strings without one of which it cannot match ──

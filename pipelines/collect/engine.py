@@ -25,7 +25,7 @@ from aiohttp import ClientSession
 from gesso import images, storage
 from gesso.dataset import shards
 from gesso.dataset.layout import plan_name
-from gesso.dataset.progress import Note
+from gesso.dataset.progress import ProgressFile
 from gesso.dataset.records import SUCCESS, status_of
 from gesso.dataset.schemas import PLAN_FIELDS
 from gesso.dataset.shards import Outcome, Spool
@@ -139,7 +139,7 @@ class GessoEngine:
         plan = storage.join(output, plan_name(index))
         started, total = time(), await asyncio.to_thread(count_rows, plan)
         spool = Spool(total)
-        note = Note(output, index, spool.counts)
+        note = ProgressFile(output, index, spool.counts)
         writing = asyncio.to_thread(shards.write_shard, output, index, read_plan(plan), spool.take, extra)
         fetching = self._fetch_all(links(read_plan(plan)), spool)
         try:
@@ -152,7 +152,7 @@ class GessoEngine:
         return marker
 
     async def _fetch_all(self, planned: Iterator[Link], spool: Spool) -> None:
-        samples = FirstOfEach(shards.KEPT_SAMPLES)
+        samples = FirstOfEach(shards.EXAMPLES_PER_REASON)
         async with open_session(self._settings.limits) as session, asyncio.TaskGroup() as group:
             for link in planned:
                 await self._slots.take()
@@ -240,7 +240,7 @@ async def both(fetching: Awaitable[None], writing: Awaitable[Written], spool: Sp
 
 
 @asynccontextmanager
-async def beating(note: Note) -> AsyncIterator[None]:
+async def beating(note: ProgressFile) -> AsyncIterator[None]:
     """Notes the progress every second while the body runs."""
 
     async def beat() -> None:

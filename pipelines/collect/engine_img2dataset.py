@@ -27,9 +27,9 @@ import pyarrow as pa
 
 from gesso import images, storage
 from gesso.dataset import shards
-from gesso.dataset.img2dataset import foreign_reason
+from gesso.dataset.img2dataset import reason_of_message
 from gesso.dataset.layout import plan_name
-from gesso.dataset.progress import Note
+from gesso.dataset.progress import ProgressFile
 from gesso.dataset.records import FAILED_TO_DOWNLOAD, SUCCESS, status_of
 from gesso.dataset.shards import Outcome, Row, Spool
 from gesso.errors import Rejected, UserError
@@ -72,7 +72,7 @@ def collect(output: str, index: int, extra: tuple[pa.Field, ...], settings: Engi
         TemporaryDirectory(prefix="gesso-") as folder,
         ThreadPoolExecutor(1) as filler,
     ):
-        note = Note(output, index, spool.counts)
+        note = ProgressFile(output, index, spool.counts)
         planned = write_links(plan, Path(folder, LINKS))
         with running(folder, total, settings) as process:
             filling = filler.submit(fill, process, planned, spool, note)
@@ -113,7 +113,7 @@ def running(folder: str, total: int, settings: EngineSettings) -> "Iterator[subp
         process.wait()
 
 
-def fill(process: "subprocess.Popen[bytes]", planned: int, spool: Spool, note: Note) -> None:
+def fill(process: "subprocess.Popen[bytes]", planned: int, spool: Spool, note: ProgressFile) -> None:
     """Puts the outcomes that the process finds into the spool. Raises RuntimeError where it failed or lost some."""
     assert process.stdout is not None
     noted = 0.0
@@ -157,7 +157,7 @@ def judge(found: Row, body: bytes) -> Outcome:
 
 def reason_of(found: Row, message: str) -> str:
     """Our reason for a failure that img2dataset tells in `message`."""
-    reason = foreign_reason(message)
+    reason = reason_of_message(message)
     if found["status"] == FAILED_TO_DOWNLOAD:
         return reason or "connection"
     return reason if reason in SIZE_REASONS else "undecodable" if found["original_format"] else "not_an_image"

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from gesso import storage
 from gesso.dataset.layout import plan_name
-from gesso.dataset.records import LINK_HEX, PLANNED, URL_INVALID, link_identity, shard_of, uid
+from gesso.dataset.records import LINK_HEX, PLANNED, URL_INVALID, normalize_url, sample_key, shard_of
 from gesso.dataset.schemas import PLAN_FIELDS, plan_schema
 from gesso.pipelines.collect.captions import judge
 from gesso.pipelines.collect.settings import CaptionRules, PlanSettings
@@ -43,9 +43,9 @@ def plan_pair(url: bytes, caption: bytes | None, rules: CaptionRules) -> tuple[s
     judged = judge(caption, rules)
     original = None if judged.caption == raw else raw
     try:
-        return uid(link_identity(link), raw), link, judged.caption, original, judged.reason
+        return sample_key(normalize_url(link), raw), link, judged.caption, original, judged.reason
     except ValueError:
-        return uid(link, raw), link, judged.caption, original, URL_INVALID
+        return sample_key(link, raw), link, judged.caption, original, URL_INVALID
 
 
 def shard_count(links: int, settings: PlanSettings) -> int:
@@ -99,7 +99,7 @@ def same_link(rows: list[int], table: pa.Table) -> Iterable[list[int]]:
 
 def identity_or_text(url: str) -> str:
     try:
-        return link_identity(url)
+        return normalize_url(url)
     except ValueError:
         return url
 

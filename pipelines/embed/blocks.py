@@ -1,13 +1,13 @@
-"""One block of embeddings: decoding beside the forward passes, files, commit marker. One embedder a process; no Beam.
+"""Embeds one block: decoding in parallel with forward passes, files, commit marker. One embedder in a process; no Beam.
 
-    samples ─ threads decode, prepare ─▶ batches, always cut at the same places ─ forward ─▶ in the order they came
+    samples ─ threads: decode, prepare ─▶ batches of fixed composition ─ model ─▶ embeddings in the samples' order
 
     img_emb/img_emb_00000.npy           float16 (n, D), as clip-retrieval writes them
-    metadata/metadata_00000.parquet     a row for each, in the same order
+    metadata/metadata_00000.parquet     a row for each embedding, in the same order
     00000_stats.json                    the commit marker, written last: counts, rejected pictures, sizes, checksums
 
-On a CPU a forward pass uses one core, and as many run side by side as there are threads: no core waits for another at
-the end of each operation, and the numbers do not depend on how many cores there are.
+On a CPU each forward pass uses one core and as many run in parallel as there are threads: cores do not wait for each
+other after every operation, and the results do not depend on the number of cores.
 """
 
 import hashlib
@@ -27,25 +27,25 @@ import torch
 
 from gesso import images, storage
 from gesso.dataset.layout import embedding_name, marker_name, metadata_name
-from gesso.dataset.progress import Note
+from gesso.dataset.progress import ProgressFile
 from gesso.dataset.records import SUCCESS
 from gesso.dataset.schemas import METADATA_FIELDS
-from gesso.dataset.shards import Hashing, Row
-from gesso.dedup.models import WHOLE, Model, Vectors, open_model
+from gesso.dataset.shards import HashingWriter, Row
+from gesso.dedup.models import NO_SCALING, Model, Vectors, open_model
 from gesso.dedup.settings import ModelSettings
 from gesso.errors import Rejected
 from gesso.images import Pixels
 from gesso.pipelines.embed.pictures import Block, Sample
 from gesso.pipelines.embed.settings import EmbedSettings
 
-AHEAD = 2  # batches decoded or in decoding beside those that are on the device
-BEAT = 1.0  # seconds between two notes on a block's progress
-MAX_PIXELS = 50_000_000  # of a picture that is decoded: what `gesso collect` keeps at most by default
-TYPES = {pa.int32(): int, pa.string(): str}
+PREFETCH_BATCHES = 2  # batches that are decoded while others are on the device
+PROGRESS_INTERVAL = 1.0  # seconds between two writes of the progress file
+MAX_PIXELS = 50_000_000  # larger pictures are rejected: the default limit of `gesso collect`
+PYTHON_TYPES = {pa.int32(): int, pa.string(): str}
 
 
-class Prepared(NamedTuple):
-    """A picture ready for the model, or the reason why there is none."""
+class PreparedSample(NamedTuple):
+    """A picture ready for the model, or the reason why it was rejected."""
 
     row: Row
     pixels: Pixels | None = None
@@ -53,14 +53,14 @@ class Prepared(NamedTuple):
     message: str = ""
 
 
-class Embedded(NamedTuple):
-    """A batch, or all of a block: rows and vectors of the successes, and what was rejected."""
+class EmbeddedSamples(NamedTuple):
+    """The results of a batch or of a block: rows and vectors of the successes, and the rejected samples."""
 
     rows: list[Row]
     vectors: list[Vectors]
     rejected: list[Row]  # key, reason, message
 
-    def add(self, batch: "Embedded") -> None:
+    def add(self, batch: "EmbeddedSamples") -> None:
         self.rows.extend(batch.rows)
         self.vectors.extend(batch.vectors)
         self.rejected.extend(batch.rejected)
@@ -69,43 +69,43 @@ class Embedded(NamedTuple):
         return Counter(row["reason"] for row in self.rejected) + Counter({SUCCESS: len(self.rows)})
 
 
-class Embedder:
-    """Embeds one block after the other, on threads of its own."""
+class BlockEmbedder:
+    """Embeds one block after another, on its own threads."""
 
     def __init__(self, model: ModelSettings, settings: EmbedSettings) -> None:
         self.model = open_model(model)
         self._batch_size = settings.batch_size
-        cv2.setNumThreads(1)  # a picture a thread
+        cv2.setNumThreads(1)  # one thread for each picture
         on_cpu = self.model.device.type == "cpu"
         if on_cpu:
             torch.set_num_threads(1)
-        forwards = settings.threads if on_cpu else 1
-        self._in_flight = forwards + AHEAD
-        self._decoders = ThreadPoolExecutor(settings.threads, "decode")
-        self._forwards = ThreadPoolExecutor(forwards, "forward")
+        model_threads = settings.threads if on_cpu else 1
+        self._in_flight = model_threads + PREFETCH_BATCHES
+        self._decode_threads = ThreadPoolExecutor(settings.threads, "decode")
+        self._model_threads = ThreadPoolExecutor(model_threads, "model")
 
-    def embed(self, output: str, block: Block) -> Row:
+    def embed_block(self, output: str, block: Block) -> Row:
         """Embeds a block and commits it; returns its marker. Raises UserError where its tar is damaged."""
-        started, counts, beat = time(), Counter[str](), monotonic()
-        note, whole = Note(output, block.index, counts), Embedded([], [], [])
+        started, counts, last_written = time(), Counter[str](), monotonic()
+        progress_file, result = ProgressFile(output, block.index, counts), EmbeddedSamples([], [], [])
         for batch in self._batches(block.samples()):
-            whole.add(batch)
+            result.add(batch)
             counts.update(batch.counts())
-            if monotonic() - beat > BEAT:
-                note.write()
-                beat = monotonic()
-        written = write(output, block.index, whole, self.model.dimension)
-        marker = self._marker(whole, written, started)
+            if monotonic() - last_written > PROGRESS_INTERVAL:
+                progress_file.write()
+                last_written = monotonic()
+        written = write_files(output, block.index, result, self.model.dimension)
+        marker = self._marker(result, written, started)
         storage.write_json(storage.join(output, marker_name(block.index)), marker)
-        note.remove()
+        progress_file.remove()
         return marker
 
-    def _batches(self, samples: Iterator[Sample]) -> Iterator[Embedded]:
-        """The batches in their order; a bounded number of them is in memory."""
-        pending: deque[Future[Embedded]] = deque()
+    def _batches(self, samples: Iterator[Sample]) -> Iterator[EmbeddedSamples]:
+        """The results in the order of the samples; a bounded number of batches is in memory."""
+        pending: deque[Future[EmbeddedSamples]] = deque()
         try:
             while batch := list(islice(samples, self._batch_size)):
-                pending.append(self._begin(batch))
+                pending.append(self._submit(batch))
                 if len(pending) == self._in_flight:
                     yield pending.popleft().result()
             while pending:
@@ -114,17 +114,17 @@ class Embedder:
             for future in pending:
                 future.cancel()
 
-    def _begin(self, batch: list[Sample]) -> "Future[Embedded]":
-        decoding = [self._decoders.submit(prepare, sample, self.model) for sample in batch]
-        return self._forwards.submit(forward, decoding, self.model)
+    def _submit(self, batch: list[Sample]) -> "Future[EmbeddedSamples]":
+        decoding = [self._decode_threads.submit(prepare_sample, sample, self.model) for sample in batch]
+        return self._model_threads.submit(embed_batch, decoding, self.model)
 
-    def _marker(self, whole: Embedded, written: Row, started: float) -> Row:
-        counts, ended = whole.counts(), time()
+    def _marker(self, result: EmbeddedSamples, written: Row, started: float) -> Row:
+        counts, ended = result.counts(), time()
         return {
             "count": counts.total(),
             "successes": counts[SUCCESS],
             "status_dict": dict(sorted(counts.items())),
-            "rejected": whole.rejected,
+            "rejected": result.rejected,
             "device": str(self.model.device),
             "precision": self.model.precision,
             "duration": ended - started,
@@ -134,8 +134,8 @@ class Embedder:
         }
 
 
-def forward(decoding: "list[Future[Prepared]]", model: Model) -> Embedded:
-    """Waits for a batch's pictures and embeds those that there are."""
+def embed_batch(decoding: "list[Future[PreparedSample]]", model: Model) -> EmbeddedSamples:
+    """Waits for a batch's pictures and embeds those that were not rejected."""
     prepared = [future.result() for future in decoding]
     pixels = [item.pixels for item in prepared if item.pixels is not None]
     rejected = [
@@ -144,45 +144,47 @@ def forward(decoding: "list[Future[Prepared]]", model: Model) -> Embedded:
         if item.pixels is None
     ]
     vectors = [model.embed(np.stack(pixels))] if pixels else []
-    return Embedded([item.row for item in prepared if item.pixels is not None], vectors, rejected)
+    return EmbeddedSamples([item.row for item in prepared if item.pixels is not None], vectors, rejected)
 
 
-def prepare(sample: Sample, model: Model) -> Prepared:
-    """Decodes a sample, upright, and prepares it; completes its row."""
+def prepare_sample(sample: Sample, model: Model) -> PreparedSample:
+    """Decodes a sample, turns it upright, prepares it for the model and completes its row."""
     row = {"key": sample.key, "image_path": sample.image_path}
     try:
         body = sample.read()
         header = images.read_header(body)
         if header.width * header.height > MAX_PIXELS:
             raise Rejected("too_many_pixels", f"{header.width}×{header.height}: over {MAX_PIXELS:,} pixels")
-        known = typed(sample.fields)
-        # A hash that is made here must not depend on the model's size.
-        decoded = images.decode(body, header, model.least if known["phash"] else WHOLE)
+        fields = metadata_fields(sample.fields)
+        # A perceptual hash that is computed here must not depend on the model's image size.
+        decoded = images.decode(body, header, model.min_side if fields["phash"] else NO_SCALING)
         pixels = images.upright(decoded, header.orientation)
     except Rejected as rejection:
-        return Prepared(row, None, rejection.reason, rejection.message)
-    known |= {"width": header.width, "height": header.height}
-    known["sha256"] = known["sha256"] or hashlib.sha256(body).hexdigest()
-    known["phash"] = known["phash"] or images.perceptual_hash(pixels)
-    return Prepared({**known, **row}, model.prepare(pixels))
+        return PreparedSample(row, None, rejection.reason, rejection.message)
+    fields |= {"width": header.width, "height": header.height}
+    fields["sha256"] = fields["sha256"] or hashlib.sha256(body).hexdigest()
+    fields["phash"] = fields["phash"] or images.perceptual_hash(pixels)
+    return PreparedSample({**fields, **row}, model.prepare(pixels))
 
 
-def typed(fields: Row) -> Row:
-    """The metadata columns among the fields; null where a foreign sample says something of another type."""
+def metadata_fields(fields: Row) -> Row:
+    """The metadata columns among the fields; null where a value has another type."""
     return {
-        field.name: fields.get(field.name) if type(fields.get(field.name)) is TYPES[field.type] else None
+        field.name: fields.get(field.name) if type(fields.get(field.name)) is PYTHON_TYPES[field.type] else None
         for field in METADATA_FIELDS
     }
 
 
-def write(output: str, index: int, whole: Embedded, dimension: int) -> Row:
-    """Writes vectors and rows, each under a temporary name until whole; returns sizes and checksums by name."""
+def write_files(output: str, index: int, result: EmbeddedSamples, dimension: int) -> Row:
+    """Writes vectors and rows, each under a temporary name until complete; returns sizes and checksums by name."""
     names = (embedding_name(index), metadata_name(index))
-    vectors = np.concatenate([np.empty((0, dimension), np.float16), *whole.vectors])
+    vectors = np.concatenate([np.empty((0, dimension), np.float16), *result.vectors])
     with ExitStack() as stack:
-        streams = [Hashing(stack.enter_context(storage.write_whole(storage.join(output, name)))) for name in names]
+        streams = [
+            HashingWriter(stack.enter_context(storage.write_whole(storage.join(output, name)))) for name in names
+        ]
         np.lib.format.write_array(streams[0], vectors, allow_pickle=False)
         schema = pa.schema(METADATA_FIELDS)
         with pq.ParquetWriter(streams[1], schema, compression="zstd") as writer:
-            writer.write_batch(pa.RecordBatch.from_pylist(whole.rows, schema))
+            writer.write_batch(pa.RecordBatch.from_pylist(result.rows, schema))
     return {name: stream.summary() for name, stream in zip(names, streams, strict=True)}

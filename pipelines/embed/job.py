@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gesso import progress, storage
 from gesso.dataset import layout, manifest
-from gesso.dataset.progress import ShardsLook
+from gesso.dataset.progress import ShardsProgress
 from gesso.dedup.settings import ModelSettings
 from gesso.errors import UserError
 from gesso.flags import Parser, add_flags, read_flags
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-# The versions that embeddings depend on.
+# Embeddings depend on the versions of these.
 VERSIONED = (
     "apache-beam",
     "gesso",
@@ -39,16 +39,16 @@ VERSIONED = (
     "torch",
 )
 DESCRIPTION = """\
-Shards, or a folder of pictures → contrastive embeddings, row-aligned with their metadata.
+Computes contrastive embeddings of shards or of a folder of pictures, row-aligned with their metadata.
 
-Flags that are not listed here go to Beam: --runner, --direct_num_workers, --direct_running_mode, …
-The same command again does what is missing; finished embeddings are left as they are.
+Other flags are passed to Beam: --runner, --direct_num_workers, --direct_running_mode, …
+Run again, the same command resumes; finished embeddings are not changed.
 """
 
 
 @dataclass(frozen=True)
 class Job:
-    """All that one embedding is made of."""
+    """The parameters of one run."""
 
     output: str
     source: "Source"
@@ -57,13 +57,13 @@ class Job:
     settings: EmbedSettings
 
     def record(self) -> Json:
-        """plan.json: what decides the bytes of the output. Device and threads may change."""
+        """plan.json: what decides the bytes of the output; device and threads do not."""
         identity = {"model" if name == "name" else name: value for name, value in self.identity.items()}
         settings = {**identity, "precision": self.model.precision, "batch_size": self.settings.batch_size}
         return {"settings": {"source": self.source.kind, **settings}, "input": self.source.input}
 
     def manifest_head(self) -> Json:
-        """What manifest.json says of all blocks together."""
+        """The fields of manifest.json that are the same for all blocks."""
         source = {"kind": self.source.kind, "path": self.source.path}
         return {"format": 1, "kind": "embeddings", "model": self.identity, "source": source, **self.record()}
 
@@ -71,12 +71,20 @@ class Job:
 def build_parser() -> Parser:
     parser = Parser("gesso embed", DESCRIPTION)
     what = parser.add_argument_group("input and output")
-    what.add_argument("--shards", metavar="DIR", help="a finished collection, or img2dataset's folder")
-    what.add_argument("--images", metavar="DIR", help="a folder of pictures, such as COCO's val2014, in its place")
-    what.add_argument("--annotations", metavar="FILE", help="COCO's captions of --images: captions_val2014.json")
-    what.add_argument("--output", required=True, metavar="DIR", default=SUPPRESS, help="where the embeddings go")
+    what.add_argument(
+        "--shards", metavar="DIR", help="the --output of a finished `gesso collect`, or img2dataset's folder"
+    )
+    what.add_argument(
+        "--images", metavar="DIR", help="instead of --shards: a folder of pictures, such as COCO's val2014"
+    )
+    what.add_argument(
+        "--annotations", metavar="FILE", help="COCO's annotation file for --images: captions_val2014.json"
+    )
+    what.add_argument(
+        "--output", required=True, metavar="DIR", default=SUPPRESS, help="directory to write the embeddings to"
+    )
     add_flags(parser, "model", ModelSettings)
-    add_flags(parser, "a process", EmbedSettings)
+    add_flags(parser, "process", EmbedSettings)
     return parser
 
 
@@ -97,30 +105,30 @@ def main(argv: Sequence[str]) -> int:
 
 
 def open_source(given: Namespace) -> "Source":
-    """What is to be embedded. Raises UserError unless it is exactly one thing."""
+    """The pictures to embed. Raises UserError unless exactly one source is given."""
     if (given.shards is None) == (given.images is None):
         raise UserError("give either --shards or --images")
     if given.images is not None:
         return pictures.open_folder(given.images, given.annotations)
     if given.annotations:
-        raise UserError("--annotations belongs to --images: shards hold their captions")
+        raise UserError("--annotations is for --images: shards have their own captions")
     return pictures.open_shards(given.shards)
 
 
 def run(job: Job, beam_flags: list[str]) -> None:
-    """Does what is missing."""
-    begin(job)
+    """Embeds the blocks that are missing."""
+    write_or_check_plan(job)
     done = manifest.committed(job.output)
     missing = [block for block in job.source.blocks if block.index not in done]
     if not missing and storage.exists(storage.join(job.output, layout.MANIFEST)):
         print(f"{job.output} is finished: nothing to do")
         return
-    look = ShardsLook(job.output, job.source.count, "images")
-    jobs.run(lambda pipeline: build(pipeline, job, missing), beam_flags, progress.watch(job.output, look))
+    read_state = ShardsProgress(job.output, job.source.count, "images")
+    jobs.run(lambda pipeline: build(pipeline, job, missing), beam_flags, progress.watch(job.output, read_state))
 
 
-def begin(job: Job) -> None:
-    """Writes the plan, or checks that the one which stands is this job's."""
+def write_or_check_plan(job: Job) -> None:
+    """Writes the plan, or checks that the existing one is this job's."""
     plan = manifest.read_plan(job.output)
     if plan:
         manifest.check_settings(plan, job.record(), job.output)
@@ -137,23 +145,23 @@ def build(pipeline: "beam.Pipeline", job: Job, missing: "list[pictures.Block]") 
     from gesso.pipelines.embed.transforms import EmbedBlocks
 
     indexes = [block.index for block in job.source.blocks]
-    finish_output = partial(finish, job.output, job.manifest_head(), job.source.counted_only, indexes)
+    write_manifest = partial(finish, job.output, job.manifest_head(), job.source.counted_only, indexes)
     (
         pipeline
         | "MissingBlocks" >> beam.Create(missing)
         | beam.Reshuffle()
         | beam.ParDo(EmbedBlocks(job.output, job.model, job.settings, job.identity))
         | "TotalEmbedded" >> beam.CombineGlobally(combiners.total)
-        | "WriteManifest" >> beam.Map(lambda _: finish_output())
+        | "WriteManifest" >> beam.Map(lambda _: write_manifest())
     )
 
 
 def finish(output: str, head: Json, counted_only: dict[str, int], indexes: list[int]) -> None:
-    """Writes the manifest once every block is committed, and sweeps what killed runs have left."""
+    """Writes the manifest when every block is committed; removes temporary files of killed runs."""
     markers = manifest.committed(output)
-    lost = [index for index in indexes if index not in markers]
-    if lost:
-        raise RuntimeError(f"{output}: blocks {lost[:10]} are not committed")
+    missing = [index for index in indexes if index not in markers]
+    if missing:
+        raise RuntimeError(f"{output}: blocks {missing[:10]} are not committed")
     for name in manifest.sizes(output):
         if manifest.LEFT_BEHIND.search(name):
             storage.remove(storage.join(output, name))
@@ -162,7 +170,7 @@ def finish(output: str, head: Json, counted_only: dict[str, int], indexes: list[
 
 
 def build_manifest(head: Json, counted_only: dict[str, int], markers: dict[int, Json]) -> Json:
-    """The embeddings in one file; the same for the same blocks, whenever they were written."""
+    """manifest.json; it depends on the blocks alone, not on when they were written."""
     rows = sum(marker["count"] for marker in markers.values()) + sum(counted_only.values())
     return {
         **head,

@@ -1,7 +1,7 @@
-"""Pictures to embed, with what is known about each: samples of committed shards, or a folder's files. No Beam.
+"""The pictures to embed, with their metadata: samples of committed shards, or files of a folder. No Beam.
 
-A shard is one block: its samples in the order of the tar (ours or img2dataset's). A folder's pictures are cut into
-blocks in the order of their paths; COCO's annotation file gives them captions and links.
+A shard (of gesso or img2dataset) is one block, its samples in the order of the tar. A folder's pictures are split into
+blocks in the order of their paths; COCO's annotation file adds captions and links.
 """
 
 import hashlib
@@ -23,48 +23,51 @@ from gesso.storage import Found
 
 Json = dict[str, Any]
 
-FOLDER_BLOCK = 10_000  # pictures of a folder in a block of embeddings
-CAPTIONS_JOINED = " / "  # COCO has five for a picture
-OTHER_FILE, FILE_MISSING = "other_file", "file_missing"  # counted only: a folder's files that are none, and the reverse
-READERS = 16  # tars looked into at a time
-END = bytes(2 * tarfile.BLOCKSIZE)
+FOLDER_BLOCK = 10_000  # pictures in a block of a folder
+CAPTIONS_JOINED = " / "  # COCO has five captions for each picture
+OTHER_FILE, FILE_MISSING = (
+    "other_file",
+    "file_missing",
+)  # counted only: files that are not pictures; annotated pictures without a file
+READERS = 16  # tars checked at a time
+END_OF_TAR = bytes(2 * tarfile.BLOCKSIZE)
 
 
 class Sample(NamedTuple):
-    """A picture that may turn out to be none; `fields` holds what is known in advance of `schemas.METADATA_FIELDS`."""
+    """A picture to embed, not yet read; `fields`: those of schemas.METADATA_FIELDS that are known already."""
 
     key: str
     image_path: str
-    read: Callable[[], bytes]  # raises Rejected where there is no picture
+    read: Callable[[], bytes]  # raises Rejected where the picture is missing
     fields: Json
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A file of a folder: its path below it and what the annotations say."""
+class FolderPicture:
+    """A file of a folder with its annotations."""
 
-    image_path: str
+    image_path: str  # below the folder
     caption: str | None
     url: str | None
 
 
 @dataclass(frozen=True)
 class Block:
-    """What becomes one block of embeddings: a shard, or some files of a folder."""
+    """The input of one block of embeddings: a shard, or some files of a folder."""
 
     index: int
     path: str  # of the tar, or of the folder
     count: int  # samples
-    entries: tuple[Entry, ...] | None = None  # None: a tar
+    entries: tuple[FolderPicture, ...] | None = None  # None: the block is a tar
 
     def samples(self) -> Iterator[Sample]:
-        """In an order that is always the same. Raises UserError where the tar is damaged."""
+        """The samples in a fixed order. Raises UserError where the tar is damaged."""
         return read_tar(self) if self.entries is None else map(partial(folder_sample, self.path), self.entries)
 
 
 @dataclass(frozen=True)
 class Source:
-    """All blocks, and how plan.json and manifest.json name where they came from."""
+    """All blocks, and their source as plan.json and manifest.json record it."""
 
     kind: str  # "shards" or "images"
     path: str
@@ -78,10 +81,10 @@ class Source:
 
 
 def open_shards(path: str) -> Source:
-    """The committed shards of a finished collection, or img2dataset's.
+    """The committed shards of a finished collection, or of img2dataset.
 
-    Raises UserError: no shards, a collection that is not finished, shards that are damaged as far as their sizes, ends
-    and markers show.
+    Raises UserError: no shards, an unfinished collection, shards of a wrong size, damaged at begin or end, or without
+    a marker.
     """
     path = storage.absolute(path)
     markers = manifest.committed(path)
@@ -91,7 +94,7 @@ def open_shards(path: str) -> Source:
         raise UserError(f"{path} holds no shards: give the --output of a `gesso collect`, or img2dataset's folder")
     check_complete(path, tars)
     if found:
-        raise UserError(f"{next(iter(found))} has no marker that agrees with it: {mend(path)}")
+        raise UserError(f"{next(iter(found))} has no marker with its size: {advice(path)}")
     with ThreadPoolExecutor(READERS) as pool:
         list(pool.map(check_ends, [tar for tar in tars.values() if tar]))
     blocks = [Block(index, tar.path, markers[index]["successes"]) for index, tar in sorted(tars.items()) if tar]
@@ -100,49 +103,49 @@ def open_shards(path: str) -> Source:
 
 
 def check_complete(path: str, tars: dict[int, Found | None]) -> None:
-    """Raises UserError where the collection goes on, or a shard that it tells of is gone."""
+    """Raises UserError where the collection is unfinished or one of its shards is missing."""
     expected = set(tars)
     if storage.exists(storage.join(path, layout.MANIFEST)):
         manifest = storage.read_json(storage.join(path, layout.MANIFEST))
         expected |= {entry["index"] for entry in manifest.get("shards", [])}
     elif storage.exists(storage.join(path, layout.PLAN)):
-        raise UserError(f"{path} is not finished: the same `gesso collect` goes on")
-    lost = sorted(index for index in expected if not tars.get(index))
-    if lost:
-        raise UserError(f"{storage.join(path, layout.tar_name(lost[0]))} is missing or damaged: {mend(path)}")
+        raise UserError(f"{path} is not finished: run the same `gesso collect` again to resume it")
+    missing = sorted(index for index in expected if not tars.get(index))
+    if missing:
+        raise UserError(f"{storage.join(path, layout.tar_name(missing[0]))} is missing or damaged: {advice(path)}")
 
 
-def mend(path: str) -> str:
-    return f"`gesso verify {path}` says what is wrong; collect again, or move the shard's files away"
+def advice(path: str) -> str:
+    return f"`gesso verify {path}` shows what is wrong; collect again, or move the shard's files away"
 
 
 def check_ends(tar: Found) -> None:
     """Raises UserError unless the file begins and ends as a tar does."""
     with storage.open_input(tar.path) as stream:
         first = stream.read(tarfile.BLOCKSIZE)
-        stream.seek(max(0, tar.size - len(END)))
+        stream.seek(max(0, tar.size - len(END_OF_TAR)))
         last = stream.read()
     try:
         if any(first):
             tarfile.TarInfo.frombuf(first, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
-        raise UserError(f"{tar.path} is no tar ({error}): {mend(os.path.dirname(tar.path))}") from error
-    if last != END:
-        raise UserError(f"{tar.path} is cut off: {mend(os.path.dirname(tar.path))}")
+        raise UserError(f"{tar.path} is not a tar ({error}): {advice(os.path.dirname(tar.path))}") from error
+    if last != END_OF_TAR:
+        raise UserError(f"{tar.path} is cut off: {advice(os.path.dirname(tar.path))}")
 
 
 def read_tar(block: Block) -> Iterator[Sample]:
-    """The samples of a shard: the members side by side that share a key. Raises UserError where some are missing."""
+    """The samples of a shard. Raises UserError where some are missing."""
     number = 0
-    for key, members in grouped(block.path):
+    for key, members in read_samples(block.path):
         number += 1
         yield tar_sample(block.index, key, members)
     if number != block.count:
-        raise UserError(damaged(block, f"{number:,} samples can be read, its marker counts {block.count:,}"))
+        raise UserError(damage_message(block, f"{number:,} samples can be read, its marker counts {block.count:,}"))
 
 
-def grouped(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Key and members by suffix of each sample of a tar, up to its end or to where it breaks."""
+def read_samples(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Key and members by suffix of each sample of a tar, up to its end or to a damaged part."""
     key, sample = "", dict[str, bytes]()
     with storage.open_input(path) as stream:
         try:
@@ -156,42 +159,42 @@ def grouped(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
                     body = tar.extractfile(member)
                     key, sample[suffix.lower()] = folder + slash + stem, body.read() if body else b""
         except tarfile.ReadError:
-            return  # the sample that breaks off is missing in the count
+            return  # the caller finds the missing samples by their count
     if sample:
         yield key, sample
 
 
-def damaged(block: Block, what: str) -> str:
-    return f"{block.path} is damaged ({what}): {mend(os.path.dirname(block.path))}"
+def damage_message(block: Block, what: str) -> str:
+    return f"{block.path} is damaged ({what}): {advice(os.path.dirname(block.path))}"
 
 
 def tar_sample(shard: int, key: str, members: dict[str, bytes]) -> Sample:
     suffix = next((suffix for suffix in SUFFIXES if suffix in members), None)
-    fields = {**json_of(members), "shard": shard}
+    fields = {**sample_fields(members), "shard": shard}
     if suffix is None:
-        return Sample(key, f"{key}.jpg", no_picture, fields)
+        return Sample(key, f"{key}.jpg", raise_picture_missing, fields)
     return Sample(key, f"{key}.{suffix}", lambda: members[suffix], fields)
 
 
-def json_of(members: dict[str, bytes]) -> Json:
-    """What the sample says of itself. Its text stands in for a caption."""
+def sample_fields(members: dict[str, bytes]) -> Json:
+    """The sample's json; where it has no caption, that of its txt."""
     caption = members["txt"].decode("utf-8", "replace") if "txt" in members else None
     try:
-        told = json.loads(members.get("json", b"{}"))
+        value = json.loads(members.get("json", b"{}"))
     except ValueError:
-        told = None
-    known = told if isinstance(told, dict) else {}
-    return {**known, "caption": known.get("caption") or caption}
+        value = None
+    fields = value if isinstance(value, dict) else {}
+    return {**fields, "caption": fields.get("caption") or caption}
 
 
-def no_picture() -> bytes:
+def raise_picture_missing() -> bytes:
     raise Rejected("picture_missing", f"none of {', '.join(SUFFIXES)}")
 
 
-def open_folder(path: str, annotations: str | None) -> Source:
-    """Every picture below a folder, with COCO's captions where its annotation file is given.
+def open_folder(path: str, annotation_file: str | None) -> Source:
+    """Every picture below a folder, with COCO's captions where an annotation file is given.
 
-    Raises UserError: no picture, two with the same key, an annotation file that is none or of other pictures.
+    Raises UserError: no picture, two with the same key, an annotation file that is invalid or of other pictures.
     """
     path = storage.absolute(path)
     found = storage.walk(path)
@@ -199,27 +202,29 @@ def open_folder(path: str, annotations: str | None) -> Source:
     if not pictures:
         raise UserError(f"{path} holds no pictures ({', '.join(SUFFIXES)}): give --images their folder")
     check_keys(pictures)
-    notes = read_annotations(annotations) if annotations else {}
+    annotations = read_annotations(annotation_file) if annotation_file else {}
     named = {os.path.basename(item.path) for item in pictures}
-    if annotations and not named & notes.keys():
-        raise UserError(f"--annotations {annotations} names no picture of {path}: give the file that belongs to them")
-    entries = [entry_of(item.path[len(path.rstrip("/")) + 1 :], notes) for item in pictures]
-    cut = range(0, len(entries), FOLDER_BLOCK)
-    blocks = (tuple(entries[begin : begin + FOLDER_BLOCK]) for begin in cut)
-    counted = {OTHER_FILE: len(found) - len(pictures), FILE_MISSING: len(notes.keys() - named)}
-    given = [{"path": path, "pictures": len(pictures), **summary(pictures, path)}]
-    if annotations:
-        given.append(annotation_summary(annotations))
-    return Source("images", path, given, tuple(Block(i, path, len(b), b) for i, b in enumerate(blocks)), counted)
+    if annotation_file and not named & annotations.keys():
+        raise UserError(
+            f"--annotations {annotation_file} has no picture of {path}: give the annotation file of these pictures"
+        )
+    entries = [folder_picture(item.path[len(path.rstrip("/")) + 1 :], annotations) for item in pictures]
+    starts = range(0, len(entries), FOLDER_BLOCK)
+    blocks = (tuple(entries[begin : begin + FOLDER_BLOCK]) for begin in starts)
+    counted = {OTHER_FILE: len(found) - len(pictures), FILE_MISSING: len(annotations.keys() - named)}
+    inputs = [{"path": path, "pictures": len(pictures), **summary(pictures, path)}]
+    if annotation_file:
+        inputs.append(annotation_summary(annotation_file))
+    return Source("images", path, inputs, tuple(Block(i, path, len(b), b) for i, b in enumerate(blocks)), counted)
 
 
-def folder_sample(folder: str, entry: Entry) -> Sample:
+def folder_sample(folder: str, entry: FolderPicture) -> Sample:
     path = storage.join(folder, entry.image_path)
     return Sample(key_of(path), entry.image_path, partial(read, path), {"caption": entry.caption, "url": entry.url})
 
 
 def read(path: str) -> bytes:
-    """A picture's bytes. Raises UserError: to leave out one that may be there would hide it from the search."""
+    """A picture's bytes. Raises UserError: a picture that is skipped would be missing from the search."""
     try:
         with storage.open_input(path) as stream:
             return stream.read()
@@ -227,12 +232,12 @@ def read(path: str) -> bytes:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def entry_of(image_path: str, notes: dict[str, tuple[str | None, str | None]]) -> Entry:
-    return Entry(image_path, *notes.get(os.path.basename(image_path), (None, None)))
+def folder_picture(image_path: str, annotations: dict[str, tuple[str | None, str | None]]) -> FolderPicture:
+    return FolderPicture(image_path, *annotations.get(os.path.basename(image_path), (None, None)))
 
 
 def check_keys(pictures: Iterable[Found]) -> None:
-    """Raises UserError where two pictures have the same name but for the ending."""
+    """Raises UserError where two pictures have the same name but for the extension."""
     by_key = dict[str, str]()
     for item in pictures:
         other = by_key.setdefault(key_of(item.path), item.path)
@@ -241,23 +246,24 @@ def check_keys(pictures: Iterable[Found]) -> None:
 
 
 def read_annotations(path: str) -> dict[str, tuple[str | None, str | None]]:
-    """Caption and link by file name, of COCO's form: captions in the order of their ids, joined.
+    """Caption and link by file name, from COCO's annotation format; captions are joined in the order of their ids.
 
-    Raises UserError where the file is none.
+    Raises UserError where the file has another format.
     """
     try:
-        told = json.loads(read(path))
+        value = json.loads(read(path))
         captions = defaultdict[int, list[str]](list)
-        for note in sorted(told.get("annotations", []), key=lambda note: note["id"]):
-            if "caption" in note:
-                captions[note["image_id"]].append(note["caption"].strip())
+        for annotation in sorted(value.get("annotations", []), key=lambda annotation: annotation["id"]):
+            if "caption" in annotation:
+                captions[annotation["image_id"]].append(annotation["caption"].strip())
         return {
             image["file_name"]: (CAPTIONS_JOINED.join(captions[image["id"]]) or None, image.get("coco_url"))
-            for image in told["images"]
+            for image in value["images"]
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
         raise UserError(
-            f"--annotations {path} has not COCO's form ({type(error).__name__}: {error}): give captions_val2014.json"
+            f"--annotations {path} is not in COCO's format ({reason}): give captions_val2014.json"
         ) from error
 
 
@@ -267,11 +273,11 @@ def annotation_summary(path: str) -> Json:
 
 
 def summary(listing: list[Found], path: str) -> Json:
-    """Bytes of all files and the checksum of their names and sizes: tells another set of files."""
+    """Total bytes, and a checksum of names and sizes, which identifies the set of files."""
     lines = "".join(f"{item.path[len(path.rstrip('/')) + 1 :]}\t{item.size}\n" for item in listing)
     return {"bytes": sum(item.size for item in listing), "sha256": hashlib.sha256(lines.encode()).hexdigest()}
 
 
 def key_of(path: str) -> str:
-    """The file's name without the ending."""
+    """The file's name without the extension."""
     return os.path.splitext(os.path.basename(path))[0]

@@ -1,4 +1,4 @@
-"""How much an embedding process does at once. Light: the standard library alone."""
+"""Batch size and threads of an embedding process. Standard library alone, so that `--help` is fast."""
 
 import os
 from dataclasses import dataclass
@@ -8,10 +8,12 @@ from gesso.flags import at_least, flag
 
 @dataclass(frozen=True)
 class EmbedSettings:
-    """How much an embedding process does at once."""
+    """Batch size and threads of an embedding process."""
 
-    batch_size: int = flag(32, "pictures of one forward pass")
-    threads: int = flag(lambda: os.cpu_count() or 1, "decoding threads, and on a CPU forward passes at a time")
+    batch_size: int = flag(32, "pictures in a forward pass")
+    threads: int = flag(
+        lambda: os.cpu_count() or 1, "threads that decode; on a CPU also the number of parallel forward passes"
+    )
 
     def __post_init__(self) -> None:
         at_least(1, batch_size=self.batch_size, threads=self.threads)

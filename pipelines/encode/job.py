@@ -1,8 +1,8 @@
-"""`gesso encode`: clean shards → captions and grids of a dVAE's codes. A Beam job; under torchrun one without Beam.
+"""`gesso encode`: clean shards → captions and grids of a dVAE's codes. A Beam job; under torchrun without Beam.
 
 plan.json                 written first: settings, dVAE, input, samples
-train/00000.npy           uint16 (n, views, g, g), and beside it rows and marker (training/encoding.py)
-validation/…              likewise
+train/00000.npy           uint16 (n, views, g, g), with rows and marker (training/encoding.py)
+validation/…              the same
 manifest.json             written last: every shard with its files' sizes and checksums, the funnel
 """
 
@@ -35,29 +35,29 @@ Json = dict[str, Any]
 
 KIND = "tokens"
 VERSIONED = ("gesso", "numpy", "opencv-python-headless", "pillow", "pyarrow", "simplejpeg", "torch")
-PATIENCE = timedelta(days=30)  # that processes wait for the one with the most to do
+TIMEOUT = timedelta(days=30)  # processes wait for the one with the most work
 DESCRIPTION = """\
-Clean shards → captions and grids of codes (paper section 3). Several crops of each picture are encoded.
+Encodes an export: captions, and several crops of each picture as grids of a dVAE's codes (arXiv 2102.12092, section 3).
 
-Flags that are not listed here go to Beam: --runner, --direct_num_workers, --direct_running_mode, …
-Without Beam, a share of the shards in each process: torchrun --nproc_per_node 8 -m gesso encode …
-The same command again does what is missing; finished tokens are left as they are.
+Other flags are passed to Beam: --runner, --direct_num_workers, --direct_running_mode, …
+Without Beam, the shards divided among processes: torchrun --nproc_per_node 8 -m gesso encode …
+Run again, the same command resumes; finished tokens are not changed.
 """
 
 
 @dataclass(frozen=True)
 class Job:
-    """All that one encoding is made of."""
+    """The parameters of one encoding."""
 
     output: str
     splits: "tuple[Split, ...]"
     dvae: str
     identity: Json  # the dVAE's
-    codes: Json  # what a reader must know of them
+    codes: Json  # their vocabulary, number of views and grid, for readers
     settings: EncodeSettings
 
     def targets(self) -> "list[Target]":
-        """All shards; with each goes its split without the list of them."""
+        """All shards, each with its split (without that split's list of shards)."""
         from gesso.training.encoding import Target
 
         return [Target(replace(split, shards=()), shard) for split in self.splits for shard in split.shards]
@@ -75,39 +75,41 @@ class Job:
 def build_parser() -> Parser:
     parser = Parser("gesso encode", DESCRIPTION)
     what = parser.add_argument_group("input and output")
-    what.add_argument("--shards", required=True, metavar="DIR", default=SUPPRESS, help="what `gesso export` wrote")
+    what.add_argument("--shards", required=True, metavar="DIR", default=SUPPRESS, help="the --output of `gesso export`")
     what.add_argument(
         "--dvae", required=True, metavar="PATH", default=SUPPRESS, help="a run of `gesso train dvae`, or a checkpoint"
     )
-    what.add_argument("--output", required=True, metavar="DIR", default=SUPPRESS, help="where the tokens go")
+    what.add_argument(
+        "--output", required=True, metavar="DIR", default=SUPPRESS, help="directory to write the tokens to"
+    )
     add_flags(parser, "encoding", EncodeSettings)
     return parser
 
 
 def main(argv: Sequence[str]) -> int:
     """`gesso encode`: parses, checks, runs, and prints the funnel."""
-    given, others = build_parser().parse_known_args(argv)
+    given, other_flags = build_parser().parse_known_args(argv)
     settings = read_flags(given, EncodeSettings)
-    alone = "WORLD_SIZE" not in os.environ
-    check_flags(others, alone)
+    single = "WORLD_SIZE" not in os.environ
+    check_flags(other_flags, single)
     job = open_job(given.output.rstrip("/"), given.shards, given.dvae, settings)
-    first = run(job, others) if alone else run_together(job)
-    if first:
+    is_first = run(job, other_flags) if single else run_distributed(job)
+    if is_first:
         jobs.print_funnel(storage.read_json(storage.join(job.output, MANIFEST))["funnel"])
         print(f"captions and codes in {job.output}")
     return 0
 
 
-def check_flags(others: list[str], alone: bool) -> None:
-    """Raises UserError for flags that nobody knows; under torchrun Beam's have no meaning."""
-    if alone:
-        jobs.check_beam_flags(build_parser(), others)
-    elif others:
-        raise UserError(f"unknown flag {others[0]}: under torchrun there is no Beam to take it")
+def check_flags(other_flags: list[str], single: bool) -> None:
+    """Raises UserError for unknown flags; under torchrun Beam's are unknown, too."""
+    if single:
+        jobs.check_beam_flags(build_parser(), other_flags)
+    elif other_flags:
+        raise UserError(f"unknown flag {other_flags[0]}: Beam's flags cannot be used under torchrun")
 
 
 def open_job(output: str, shards: str, dvae: str, settings: EncodeSettings) -> Job:
-    """Raises UserError where export or dVAE are not there, or do not fit."""
+    """Raises UserError where the export or the dVAE is missing or invalid."""
     splits = tuple(open_splits(shards))
     from gesso.training.dvae.settings import FACTOR
     from gesso.training.encoding import identity_of, open_model
@@ -123,21 +125,21 @@ def open_splits(shards: str) -> "Iterator[Split]":
     from gesso.training.data.split import open_split, read_manifest
 
     manifest, _ = read_manifest(shards.rstrip("/"))
-    held = {entry["split"] for entry in manifest["shards"] if entry["count"]}
-    yield from (open_split(shards, split) for split in SPLITS if split in held or split == SPLITS[0])
+    filled = {entry["split"] for entry in manifest["shards"] if entry["count"]}
+    yield from (open_split(shards, split) for split in SPLITS if split in filled or split == SPLITS[0])
 
 
 def run(job: Job, beam_flags: list[str]) -> bool:
-    """Does what is missing, by Beam."""
+    """Encodes what is missing with Beam; False where all is finished already."""
     with lock(job.output):
-        missing = begin(job)
+        missing = write_or_check_plan(job)
         if missing is not None:
-            jobs.run(lambda pipeline: build(pipeline, job, missing), beam_flags, watched(job))
+            jobs.run(lambda pipeline: build(pipeline, job, missing), beam_flags, watch_progress(job))
     return missing is not None
 
 
-def begin(job: Job) -> "list[Target] | None":
-    """Writes the plan, or checks that the one which stands is this job's; gives what is missing, None when finished."""
+def write_or_check_plan(job: Job) -> "list[Target] | None":
+    """Writes the plan, or checks that the existing one is this job's; returns what is missing, None when finished."""
     plan = manifest.read_plan(job.output)
     if plan:
         manifest.check_settings(plan, job.record(), job.output)
@@ -146,7 +148,7 @@ def begin(job: Job) -> "list[Target] | None":
         check_empty(job.output)
         storage.write_json(storage.join(job.output, PLAN), job.plan())
     done = export.committed(job.output)
-    missing = [target for target in job.targets() if place(target) not in done]
+    missing = [target for target in job.targets() if split_and_index(target) not in done]
     if not missing and storage.exists(storage.join(job.output, MANIFEST)):
         print(f"{job.output} is finished: nothing to do")
         return None
@@ -154,18 +156,18 @@ def begin(job: Job) -> "list[Target] | None":
 
 
 def check_empty(output: str) -> None:
-    """Raises UserError where shards stand that no plan tells of."""
+    """Raises UserError where there are shards without a plan."""
     for split in SPLITS:
         for item in storage.files(storage.join(output, split)):
-            raise UserError(f"{item.path} is there already without a {PLAN}: give another --output")
+            raise UserError(f"{item.path} exists already, without a {PLAN}: give another --output")
 
 
-def place(target: "Target") -> tuple[str, int]:
+def split_and_index(target: "Target") -> tuple[str, int]:
     return target.split.split, target.shard.index
 
 
-def watched(job: Job) -> Any:
-    return progress.watch(job.output, export.Look(job.output))
+def watch_progress(job: Job) -> Any:
+    return progress.watch(job.output, export.ExportProgress(job.output))
 
 
 def build(pipeline: "beam.Pipeline", job: Job, missing: "list[Target]") -> None:
@@ -185,42 +187,42 @@ def build(pipeline: "beam.Pipeline", job: Job, missing: "list[Target]") -> None:
     )
 
 
-def run_together(job: Job) -> bool:
-    """Does what is missing with the processes that torchrun started, each a share of it; whether this is the first."""
+def run_distributed(job: Job) -> bool:
+    """Encodes what is missing, divided among torchrun's processes; True in the first, unless finished already."""
     from gesso.processes import processes
     from gesso.training.encoding import encode_shard, open_same
 
-    with processes(PATIENCE) as group, ExitStack() as stack:
+    with processes(TIMEOUT) as group, ExitStack() as stack:
         group.first(lambda: stack.enter_context(lock(job.output)))
-        missing = group.first(lambda: begin(job))  # others would look when the first has begun to write
+        missing = group.first(lambda: write_or_check_plan(job))  # in the others it would see what the first has written
         if missing is None:
             return False
         dvae = open_same(job.dvae, job.settings, job.identity)
-        with nullcontext() if group.rank else watched(job):
+        with nullcontext() if group.rank else watch_progress(job):
             for target in missing[group.rank :: group.size]:
                 encode_shard(target.split, target.shard, dvae, job.settings, job.output)
-            group.agreed(False)  # until all are through
+            group.agreed(False)  # waits for all processes
         if group.rank == 0:
             finish(job)
         return group.rank == 0
 
 
 def finish(job: Job) -> None:
-    """Writes the manifest once every shard is committed, and sweeps what killed runs have left."""
+    """Writes the manifest when every shard is committed; removes temporary files of killed runs."""
     markers = export.committed(job.output)
-    lost = [place(target) for target in job.targets() if place(target) not in markers]
-    if lost:
-        raise RuntimeError(f"{job.output}: shards {lost[:10]} are not committed")
+    uncommitted = [split_and_index(target) for target in job.targets() if split_and_index(target) not in markers]
+    if uncommitted:
+        raise RuntimeError(f"{job.output}: shards {uncommitted[:10]} are not committed")
     for folder in (job.output, *(storage.join(job.output, split.split) for split in job.splits)):
         for name in manifest.sizes(folder):
             if manifest.LEFT_BEHIND.search(name):
                 storage.remove(storage.join(folder, name))
-    ours = {place(target): markers[place(target)] for target in job.targets()}
-    storage.write_json(storage.join(job.output, MANIFEST), build_manifest(job, ours))
+    wanted = {split_and_index(target): markers[split_and_index(target)] for target in job.targets()}
+    storage.write_json(storage.join(job.output, MANIFEST), build_manifest(job, wanted))
 
 
 def build_manifest(job: Job, markers: dict[tuple[str, int], Json]) -> Json:
-    """The tokens in one file; the same for the same shards, whenever and by whatever they were written."""
+    """manifest.json; it depends on the shards alone, not on when or by how many processes they were written."""
     read = sum(marker["count"] for marker in markers.values())
     funnel = manifest.funnel({"rows_read": read, "counted_only": {}}, markers.values())
     shards = [

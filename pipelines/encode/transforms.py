@@ -14,7 +14,7 @@ from gesso.training.encoding import Target, encode_shard, open_same
 
 
 class EncodeShards(beam.DoFn):
-    """Shards → the counts of their markers. One dVAE a process; a shard at a time."""
+    """Shards → the counts of their markers. One dVAE in a process, one shard at a time."""
 
     def __init__(self, output: str, dvae: str, settings: EncodeSettings, identity: dict[str, Any]) -> None:
         self._output, self._settings = output, settings

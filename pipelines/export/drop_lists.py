@@ -1,10 +1,11 @@
-"""What `gesso export --drop` takes: who is left out, and for which reason. No Beam.
+"""The drop lists of `gesso export --drop`: samples to drop, and the reason of each. No Beam.
 
-    an overlap    gesso match's output with a person's decision.json: its duplicates, `overlap`
-    repeats       gesso repeats' output: `repeat_exact`, `repeat_near`
-    a list        parquet with a column `uid`, or text with a uid a line: `listed`
+    an overlap    the --output of `gesso match` with a decision.json: its duplicates, reason `overlap`
+    repeats       the --output of `gesso repeats`: reasons `repeat_exact`, `repeat_near`
+    a list        parquet with a column `uid` or `key`, or text with a key a line: reason `listed`
 
-A sample that several lists name is counted once, by the list that was given first.
+A sample that is in several lists has the reason of the list that was given first. In parquet files of gesso the column
+of keys is named `uid`.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ import pyarrow.parquet as pq
 
 from gesso import storage
 from gesso.dataset.layout import MANIFEST
-from gesso.dataset.shards import Hashing
+from gesso.dataset.shards import HashingWriter
 from gesso.errors import UserError
 
 Json = dict[str, Any]
@@ -31,30 +32,31 @@ REPEATS = {"exact.parquet": "repeat_exact", "near.parquet": "repeat_near"}
 REASONS = (OVERLAP, *REPEATS.values(), LISTED)
 DECISION = "decision.json"
 PARQUET = b"PAR1"
-GROUP = 1 << 16  # rows of a row group: a reader looks at those of its range alone
+KEY_COLUMNS = ("uid", "key")  # `uid` in the files of gesso
+ROW_GROUP = 1 << 16  # rows of a row group: a reader skips those outside its range of keys
 DROPPED_SCHEMA = pa.schema(
     [pa.field("uid", pa.string(), nullable=False), pa.field("reason", pa.string(), nullable=False)]
 )
 
 
-class Part(NamedTuple):
+class DropGroup(NamedTuple):
     """Samples to drop for one reason."""
 
     reason: str
-    uids: pa.Array
+    keys: pa.Array
 
 
 @dataclass(frozen=True)
 class DropList:
-    """One `--drop`."""
+    """The list of one --drop flag."""
 
-    identity: Json  # what tells it from another, without a clock
-    parts: tuple[Part, ...]
-    overlap: Json | None = None  # of an overlap: the decision, and the references to leave out
+    input_record: Json  # as `input` of plan.json lists it; the same for the same list
+    groups: tuple[DropGroup, ...]
+    overlap: Json | None = None  # only of an overlap: the decision, and the references to leave out
 
 
 def read(path: str, shards: str) -> DropList:
-    """The drop list at `path`, to be applied to the samples of `shards`. Raises UserError."""
+    """The drop list at `path`. Raises UserError where it cannot be read or is not of `shards`."""
     path = path.rstrip("/")
     if not storage.exists(storage.join(path, MANIFEST)):
         return read_list(path)
@@ -64,13 +66,13 @@ def read(path: str, shards: str) -> DropList:
     if kind == "repeats":
         return read_repeats(path, shards)
     raise UserError(
-        f"--drop {path} holds {kind or 'shards'}: give an overlap of `gesso match`, repeats of `gesso repeats`, "
-        "or a file of uids"
+        f"--drop {path} holds {kind or 'shards'}: give the --output of `gesso match` or `gesso repeats`, "
+        "or a file of keys"
     )
 
 
 def read_overlap(path: str, shards: str) -> DropList:
-    """The duplicates of an overlap on which a person has decided. Raises UserError."""
+    """The duplicates of a reviewed overlap. Raises UserError where there is no decision on it."""
     from gesso.dedup import decision, overlap
 
     found = overlap.read(path)
@@ -79,110 +81,115 @@ def read_overlap(path: str, shards: str) -> DropList:
     if not storage.exists(name):
         raise UserError(f"{path} has no {DECISION}: run `gesso review {path}` and decide which pairs are duplicates")
     decided = decision.read(name, found)
-    what = decision.duplicates(found.matches, decided)
-    identity = {
+    duplicates = decision.duplicates(found.matches, decided)
+    input_record = {
         "kind": OVERLAP,
         "path": path,
         "matches_sha256": found.sha256,
         "decision_sha256": hashlib.sha256(read_bytes(name)).hexdigest(),
     }
-    told = {
+    summary = {
         "path": path,
         "reference": found.manifest["reference"],
         "references": found.manifest["references"],
         "pairs": found.matches.num_rows,
-        "duplicates": int(what.pairs.sum()),
-        "uids": len(what.uids),
+        "duplicates": int(duplicates.pairs.sum()),
+        "uids": len(duplicates.samples),
         "threshold": decided.threshold,
         "judged": len(decided.overrides),
         "who": decided.who,
         "when": decided.when,
         "model": decided.model,
-        "leave_out": what.references,
+        "leave_out": duplicates.references,
     }
-    return DropList(identity, (Part(OVERLAP, pa.array(what.uids, pa.string())),), told)
+    return DropList(input_record, (DropGroup(OVERLAP, pa.array(duplicates.samples, pa.string())),), summary)
 
 
 def read_repeats(path: str, shards: str) -> DropList:
-    """The repeats within the shards. Raises UserError."""
+    """The drop lists of `gesso repeats`. Raises UserError."""
     manifest = read_object(storage.join(path, MANIFEST))
     check_source(path, {"kind": "shards", "path": manifest["shards"]}, shards)
-    identity: Json = {"kind": "repeats", "path": path}
-    parts = []
+    input_record: Json = {"kind": "repeats", "path": path}
+    groups = []
     for name, reason in REPEATS.items():
         if name not in manifest["files"]:
             continue
         body = read_bytes(storage.join(path, name))
-        identity[f"{name.partition('.')[0]}_sha256"] = sha256 = hashlib.sha256(body).hexdigest()
+        input_record[f"{name.partition('.')[0]}_sha256"] = sha256 = hashlib.sha256(body).hexdigest()
         if sha256 != manifest["files"][name]["sha256"]:
-            raise UserError(f"{path}/{name} is not the file that its {MANIFEST} names: run `gesso repeats` again")
-        parts.append(Part(reason, uids_of(body, storage.join(path, name))))
-    return DropList(identity, tuple(parts))
+            raise UserError(f"{path}/{name} differs from its {MANIFEST}: run `gesso repeats` again")
+        groups.append(DropGroup(reason, read_keys(body, storage.join(path, name))))
+    return DropList(input_record, tuple(groups))
 
 
 def read_list(path: str) -> DropList:
     """A user's own list. Raises UserError."""
     if storage.is_local(path) and os.path.isdir(path):
         raise UserError(
-            f"--drop {path} holds no finished overlap or repeats: give the --output of a `gesso match` or "
-            "`gesso repeats` that has ended, or a file of uids"
+            f"--drop {path} holds no finished overlap or repeats: give the --output of a finished `gesso match` or "
+            "`gesso repeats`, or a file of keys"
         )
     body = read_bytes(path)
-    identity = {"kind": "list", "path": path, "sha256": hashlib.sha256(body).hexdigest()}
-    return DropList(identity, (Part(LISTED, uids_of(body, path)),))
+    input_record = {"kind": "list", "path": path, "sha256": hashlib.sha256(body).hexdigest()}
+    return DropList(input_record, (DropGroup(LISTED, read_keys(body, path)),))
 
 
-def uids_of(body: bytes, path: str) -> pa.Array:
-    """The column `uid` of a parquet file, or the lines of a text. Raises UserError."""
+def read_keys(body: bytes, path: str) -> pa.Array:
+    """The column `uid` or `key` of a parquet file, or the lines of a text file. Raises UserError."""
     if not body.startswith(PARQUET):
         try:
             lines = body.decode().splitlines()
         except UnicodeDecodeError as error:
-            raise UserError(f"--drop {path} is neither parquet nor text ({error}): give uids, one a line") from error
+            raise UserError(f"--drop {path} is neither parquet nor text ({error}): give keys, one a line") from error
         return pa.array([line.strip() for line in lines if line.strip()], pa.string())
     try:
         table = pq.read_table(io.BytesIO(body))
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"--drop {path} is no whole parquet ({first_line(error)}): write it again") from error
-    if "uid" not in table.column_names:
         raise UserError(
-            f"--drop {path} has no column uid, but {', '.join(table.column_names)}: rename the uids' to uid"
+            f"--drop {path} is not a complete parquet file ({first_line(error)}): write it again"
+        ) from error
+    name = next((name for name in KEY_COLUMNS if name in table.column_names), None)
+    if name is None:
+        raise UserError(
+            f"--drop {path} has no column key, but {', '.join(table.column_names)}: rename the column of keys to key"
         )
-    uids = table["uid"]
-    if uids.type not in (pa.string(), pa.large_string()) or uids.null_count:
-        raise UserError(f"--drop {path}: its column uid is {uids.type} with {uids.null_count:,} nulls: give text")
-    return uids.cast(pa.string()).combine_chunks()
+    keys = table[name]
+    if keys.type not in (pa.string(), pa.large_string()) or keys.null_count:
+        raise UserError(
+            f"--drop {path}: its column {name} is {keys.type} with {keys.null_count:,} nulls: give strings, no nulls"
+        )
+    return keys.cast(pa.string()).combine_chunks()
 
 
 def check_source(path: str, source: Json, shards: str) -> None:
-    """Raises UserError where what was searched is another directory than `shards`."""
-    if source["kind"] != "shards" or real(source["path"]) != real(shards):
+    """Raises UserError where the list was made for another directory than `shards`."""
+    if source["kind"] != "shards" or real_path(source["path"]) != real_path(shards):
         raise UserError(
-            f"--drop {path} is of the {source['kind']} in {source['path']}, not of --shards {shards}: "
-            "search these shards, or give the uids as a list"
+            f"--drop {path} was made for the {source['kind']} in {source['path']}, not for --shards {shards}: "
+            "make it for these shards, or give a file of keys"
         )
 
 
-def real(path: str) -> str:
+def real_path(path: str) -> str:
     return os.path.realpath(path) if storage.is_local(path) else storage.absolute(path)
 
 
 def union(lists: Sequence[DropList]) -> pa.Table:
-    """All that is to be dropped, DROPPED_SCHEMA, sorted by uid, each with the reason that comes first."""
-    parts = [part for each in lists for part in each.parts]
+    """All samples to drop, DROPPED_SCHEMA, sorted by key, each with the reason of the first list that has it."""
+    groups = [group for drop_list in lists for group in drop_list.groups]
     tables = [
-        pa.table({"uid": part.uids, "part": pa.repeat(pa.scalar(number, pa.int32()), len(part.uids))})
-        for number, part in enumerate(parts)
+        pa.table({"uid": group.keys, "part": pa.repeat(pa.scalar(number, pa.int32()), len(group.keys))})
+        for number, group in enumerate(groups)
     ]
     if not tables:
         return DROPPED_SCHEMA.empty_table()
     first = pa.concat_tables(tables).group_by("uid").aggregate([("part", "min")]).sort_by("uid")
-    reasons = pa.array([part.reason for part in parts], pa.string())
+    reasons = pa.array([group.reason for group in groups], pa.string())
     return pa.table([first["uid"], pc.take(reasons, first["part_min"])], schema=DROPPED_SCHEMA)
 
 
-def count(dropped: pa.Table) -> dict[str, int]:
-    """How many samples each reason stands for, in the order of REASONS."""
+def count_reasons(dropped: pa.Table) -> dict[str, int]:
+    """The number of samples of each reason, in the order of REASONS."""
     counted = {item["values"]: item["counts"] for item in pc.value_counts(dropped["reason"]).to_pylist()}
     return {reason: counted[reason] for reason in REASONS if reason in counted}
 
@@ -190,13 +197,13 @@ def count(dropped: pa.Table) -> dict[str, int]:
 def write(dropped: pa.Table, path: str) -> Json:
     """Writes the table that `reasons_of` reads; returns its size and checksum."""
     with storage.write_whole(path) as stream:
-        hashing = Hashing(stream)
-        pq.write_table(dropped, hashing, compression="zstd", row_group_size=GROUP)
+        hashing = HashingWriter(stream)
+        pq.write_table(dropped, hashing, compression="zstd", row_group_size=ROW_GROUP)
     return hashing.summary()
 
 
 def reasons_of(keys: pa.Array, path: str) -> pa.Array:
-    """For each of some samples of one shard the reason to drop it, or null; reads no more than their range of uids."""
+    """The reason to drop each sample, or null; reads only the row groups within the range of the keys."""
     low, high = pc.min_max(keys).as_py().values()
     with storage.open_input(path) as stream:
         dropped = pq.read_table(stream, filters=[("uid", ">=", low), ("uid", "<=", high)]).combine_chunks()
@@ -216,7 +223,7 @@ def read_object(path: str) -> Json:
     try:
         value: Json = json.loads(read_bytes(path))
     except ValueError as error:
-        raise UserError(f"--drop {path} is no JSON ({error}): write the directory anew") from error
+        raise UserError(f"--drop {path} is not JSON ({error}): run the command that wrote it again") from error
     return value
 
 

@@ -1,9 +1,9 @@
 """`gesso export`: shards less drop lists → clean shards, shuffled globally, and a validation split. One Beam pipeline.
 
-How the samples are shuffled between all shards while no picture crosses a shuffle: the headers of the source's tars
-tell where each sample stands, so what is grouped by target shard are rows with byte ranges. Each target's rows are
-written first, in their final order; then a task a target reads its samples' ranges straight from the source's tars and
-writes its own. A body is read once and written once (tests/benchmarks/export.py counts it).
+Samples are shuffled between all shards, but no picture crosses Beam's shuffle. The headers of the source's tars give
+the byte range of each sample, so only rows with byte ranges are grouped by target shard. Each target's rows are written
+first, in their final order; then one task for each target reads the ranges from the source's tars and writes the new
+tar. Every byte is read once and written once (tests/benchmarks/export.py counts them).
 """
 
 from argparse import SUPPRESS
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 DESCRIPTION = """\
-Shards less drop lists → clean shards, shuffled globally, and a validation split; with a dataset card.
+Drops the samples of drop lists, shuffles the rest globally, and writes train and validation shards and a dataset card.
 
-Flags that are not listed here go to Beam: --runner, --direct_num_workers, --direct_running_mode, …
-The same command again does what is missing; a finished export is left as it is.
+Other flags are passed to Beam: --runner, --direct_num_workers, --direct_running_mode, …
+Run again, the same command resumes; a finished export is not changed.
 """
 DROP_HELP = (
-    "samples to leave out: an overlap of `gesso match` that was reviewed, repeats of `gesso repeats`, or a parquet or "
-    "text file of uids; again for more lists, of which the first that names a sample is its reason"
+    "samples to drop: a reviewed --output of `gesso match`, the --output of `gesso repeats`, or a file of keys (text, "
+    "one a line, or parquet with a column key); may be repeated, and the first list that has a sample gives its reason"
 )
 
 
 @dataclass(frozen=True)
 class Job:
-    """All that one export is made of."""
+    """The parameters of one export."""
 
     output: str
     source: "Collection"
@@ -51,8 +51,11 @@ class Job:
     settings: ExportSettings
 
     def record(self) -> Json:
-        """What decides the bytes of the output, as plan.json keeps it."""
-        return {"settings": asdict(self.settings), "input": [self.source.identity(), *(d.identity for d in self.drops)]}
+        """What decides the bytes of the output, as plan.json records it."""
+        return {
+            "settings": asdict(self.settings),
+            "input": [self.source.input_record(), *(d.input_record for d in self.drops)],
+        }
 
     @property
     def dropped(self) -> str | None:
@@ -67,16 +70,18 @@ class Job:
 def build_parser() -> Parser:
     parser = Parser("gesso export", DESCRIPTION)
     what = parser.add_argument_group("input and output")
-    shards_help = "what `gesso collect` was given as --output, or img2dataset's folder"
+    shards_help = "the --output of `gesso collect`, or img2dataset's folder"
     what.add_argument("--shards", required=True, metavar="DIR", default=SUPPRESS, help=shards_help)
     what.add_argument("--drop", action="append", metavar="PATH", default=[], help=DROP_HELP)
-    what.add_argument("--output", required=True, metavar="DIR", default=SUPPRESS, help="where the export goes")
+    what.add_argument(
+        "--output", required=True, metavar="DIR", default=SUPPRESS, help="directory to write the export to"
+    )
     add_flags(parser, "splits and shards", ExportSettings)
     return parser
 
 
 def main(argv: Sequence[str]) -> int:
-    """`gesso export`: parses, checks, plans, copies, and prints the funnel."""
+    """`gesso export`: parses, checks, plans, writes the shards, and prints the funnel."""
     job, beam_flags = parse(argv)
     from gesso.dataset import manifest
 
@@ -98,13 +103,13 @@ def run(job: Job, beam_flags: list[str]) -> None:
     if plan and export.is_finished(job.output, plan):
         print(f"{job.output} is finished: nothing to do")
         return
-    with planning(job) if plan is None else resuming() as told:
-        watching = progress.watch(job.output, export.Look(job.output))
-        jobs.run(lambda pipeline: build(pipeline, job, plan, told), beam_flags, watching)
+    with planning(job) if plan is None else resuming() as input_info:
+        watching = progress.watch(job.output, export.ExportProgress(job.output))
+        jobs.run(lambda pipeline: build(pipeline, job, plan, input_info), beam_flags, watching)
 
 
 def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
-    """The job, its input looked into, and the flags that are Beam's."""
+    """The job with its input opened, and Beam's flags."""
     given, beam_flags = jobs.parse(build_parser(), argv)
     settings = read_flags(given, ExportSettings)
     from gesso.dataset import collection
@@ -118,9 +123,9 @@ def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
 
 @contextmanager
 def planning(job: Job) -> Iterator[Json]:
-    """Makes room in the output, writes the file of the dropped, and gives what plan.json tells of the input.
+    """Clears the output, writes dropped.parquet, and yields the fields of plan.json about the input.
 
-    Where the body fails before plan.json stands, nothing is left.
+    Where the block fails before plan.json is written, nothing is left.
     """
     from gesso.dataset import export
 
@@ -136,18 +141,18 @@ def planning(job: Job) -> Iterator[Json]:
 
 @contextmanager
 def resuming() -> Iterator[Json]:
-    """A plan that stands tells all of the input itself."""
+    """An existing plan.json has all about the input already."""
     yield {}
 
 
 def write_dropped(job: Job) -> Json:
-    """Writes dropped.parquet, where there are drop lists; returns what plan.json tells of the input."""
+    """Writes dropped.parquet where there are drop lists; returns the fields of plan.json about the input."""
     from gesso.pipelines.export import drop_lists, shuffle
 
     dropped = drop_lists.union(job.drops)
     manifest = job.source.manifest or {}
     names = [field.name for field in job.fields]
-    listed = drop_lists.count(dropped)
+    listed = drop_lists.count_reasons(dropped)
     written = drop_lists.write(dropped, job.dropped) if job.dropped else None
     return {
         "listed": listed,
@@ -160,8 +165,8 @@ def write_dropped(job: Job) -> Json:
     }
 
 
-def build(pipeline: "beam.Pipeline", job: Job, plan: Json | None, told: Json) -> None:
-    """The whole pipeline: from the source's shards where there is no plan, else what a plan that stands still lacks."""
+def build(pipeline: "beam.Pipeline", job: Job, plan: Json | None, input_info: Json) -> None:
+    """The whole pipeline: from the source's shards where there is no plan, else the shards that are missing."""
     import apache_beam as beam
 
     from gesso.dataset import export
@@ -169,17 +174,19 @@ def build(pipeline: "beam.Pipeline", job: Job, plan: Json | None, told: Json) ->
 
     source = job.source.path
     if plan is None:
-        config = transforms.DealConfig(source, job.output, job.fields, job.dropped, job.settings, job.record(), told)
+        config = transforms.PlanConfig(
+            source, job.output, job.fields, job.dropped, job.settings, job.record(), input_info
+        )
         shards = pipeline | "SourceShards" >> beam.Create(job.source.shards)
         targets = shards | transforms.WritePlan(config) | "Targets" >> beam.FlatMap(export.targets)
     else:
         targets = pipeline | "MissingTargets" >> beam.Create(export.missing(job.output, plan))
-    _ = targets | transforms.CopyShards(source, job.output, job.sizes)
+    _ = targets | transforms.WriteShards(source, job.output, job.sizes)
 
 
 def print_funnel(plan: Json) -> None:
-    """Every sample that was read, by where it ended, and what the drop lists name in vain."""
+    """The funnel, and how many samples of the drop lists are not in the shards."""
     jobs.print_funnel(plan["funnel"])
     for reason, count in plan["not_found"].items():
         if count:
-            print(f"{count:,} samples that a drop list names for {reason} are not in the shards")
+            print(f"{count:,} samples that a drop list names ({reason}) are not in the shards")

@@ -1,9 +1,9 @@
-"""One shard of an export: its samples' ranges straight from the source's tars into its own tar. Knows no Beam.
+"""Writes one shard of an export: byte ranges of the source's tars → a new tar. Knows no Beam.
 
-    rows 0, 1, 2 …, in order ─▶ groups of ranges, a few threads ahead, sorted by place within a group
-        ─▶ headers checked against the plan ─▶ tar, written once ─▶ marker
+    rows in their final order ─▶ groups, prefetched by a few threads, each group read in the order of its offsets
+        ─▶ headers checked against the plan ─▶ tar ─▶ marker
 
-A body is read once and written once. What is held in memory is the groups that are read ahead, never a shard.
+Every byte is read once and written once. Memory holds the prefetched groups, never a whole shard.
 """
 
 import io
@@ -20,18 +20,18 @@ import pyarrow.parquet as pq
 from gesso import storage
 from gesso.dataset import members, shards
 from gesso.dataset.layout import rows_name, tar_name
-from gesso.dataset.members import CAPTION, IMAGE, JSON, Damage
-from gesso.dataset.progress import Note
+from gesso.dataset.members import CAPTION, IMAGE, JSON, DamagedTar
+from gesso.dataset.progress import ProgressFile
 from gesso.dataset.records import SUCCESS
 from gesso.errors import UserError
 
 Json = dict[str, Any]
 
-READERS = 8  # ranges that are read at a time: what a disk's queue is for
-GROUP = 16  # samples that a thread reads in one go: waking it for each costs as much as the read
-AHEAD = 64 << 20  # bytes that are read ahead at most, but for one group
-OPEN_TARS = 256  # a process may have 1,024 open files by default
-BEAT = 1.0  # seconds between two notes on a shard's progress
+READERS = 8  # reads at a time, to fill a disk's queue
+SAMPLES_PER_READ = 16  # in one task of a thread: a task for each sample costs as much as its read
+PREFETCH_BYTES = 64 << 20  # bytes that may wait in memory, beside one group
+MAX_OPEN_TARS = 256  # a process may have 1,024 open files by default
+PROGRESS_INTERVAL = 1.0  # seconds between two writes of the progress file
 COLUMNS = [
     "key",
     "source_shard",
@@ -45,8 +45,8 @@ COLUMNS = [
 BODIES = (IMAGE, CAPTION, JSON)
 
 
-class Range(NamedTuple):
-    """A planned sample, as COLUMNS has it."""
+class PlannedSample(NamedTuple):
+    """A row of the shard's parquet, with the fields of COLUMNS."""
 
     key: str
     source_shard: int
@@ -58,8 +58,8 @@ class Range(NamedTuple):
     json_bytes: int
 
 
-class Tars:
-    """The source's tars, of which the last used stay open; `sizes` are those of the plan, bytes by shard."""
+class SourceTars:
+    """Reads from the source's tars and keeps the last used ones open; `sizes`: planned bytes of each shard's tar."""
 
     def __init__(self, path: str, sizes: dict[int, int]) -> None:
         self._path = path
@@ -67,57 +67,57 @@ class Tars:
         self._open = OrderedDict[int, storage.Ranges]()
         self._lock = Lock()
 
-    def read(self, group: list[Range]) -> dict[str, bytes]:
-        """The bytes of some samples by key, read in the order of their places; from any thread. Raises UserError."""
-        by_place = sorted(group, key=lambda item: (item.source_shard, item.source_offset))
-        return {item.key: self._read(item) for item in by_place}
+    def read(self, group: list[PlannedSample]) -> dict[str, bytes]:
+        """The bytes of some samples by key, read in the order of their offsets. Thread-safe. Raises UserError."""
+        by_offset = sorted(group, key=lambda item: (item.source_shard, item.source_offset))
+        return {item.key: self._read(item) for item in by_offset}
 
-    def _read(self, item: Range) -> bytes:
+    def _read(self, item: PlannedSample) -> bytes:
         data = self._tar(item.source_shard).read(item.source_offset, item.source_bytes)
         if len(data) != item.source_bytes:
-            raise self.changed(item.source_shard, f"ends within sample {item.key}")
+            raise self.changed_error(item.source_shard, f"ends within sample {item.key}")
         return data
 
     def _tar(self, shard: int) -> storage.Ranges:
         with self._lock:
-            tar = self._open.pop(shard, None) or self._begin(shard)
+            tar = self._open.pop(shard, None) or self._open_tar(shard)
             self._open[shard] = tar
-            if len(self._open) > OPEN_TARS:
-                self._open.popitem(last=False)  # a thread that still reads from it holds it open
+            if len(self._open) > MAX_OPEN_TARS:
+                self._open.popitem(last=False)  # a thread that still reads from it keeps it open
         return tar
 
-    def _begin(self, shard: int) -> storage.Ranges:
+    def _open_tar(self, shard: int) -> storage.Ranges:
         try:
             tar = storage.Ranges(storage.join(self._path, tar_name(shard)))
         except OSError as error:
-            raise self.changed(shard, f"cannot be read ({error.strerror or error})") from error
+            raise self.changed_error(shard, f"cannot be read ({error.strerror or error})") from error
         if tar.size != self._sizes[shard]:
-            raise self.changed(shard, f"has {tar.size:,} bytes, not {self._sizes[shard]:,}")
+            raise self.changed_error(shard, f"has {tar.size:,} bytes, not {self._sizes[shard]:,}")
         return tar
 
-    def changed(self, shard: int, how: str) -> UserError:
+    def changed_error(self, shard: int, how: str) -> UserError:
         return UserError(
             f"{storage.join(self._path, tar_name(shard))} has changed since the export was planned: it {how}; "
             "bring the old shard back, or export to another --output"
         )
 
 
-def copy_shard(output: str, index: int, rows: Json, tars: Tars) -> Json:
-    """Writes `output`/00000.tar by its planned rows, and its marker, which it returns; `rows`: size and checksum."""
+def write_shard(output: str, index: int, rows: Json, tars: SourceTars) -> Json:
+    """Writes `output`/00000.tar from its planned rows; returns its marker. `rows`: their file's size and checksum."""
     started = time()
     planned = read_planned(storage.join(output, rows_name(index)), rows)
-    note = Note(output, index, copied := Counter[str]())
+    progress_file = ProgressFile(output, index, counts := Counter[str]())
     with storage.write_whole(storage.join(output, tar_name(index))) as stream:
-        hashing = shards.Hashing(stream)
-        write_tar(hashing, planned, tars, beating(note, copied))
+        hashing = shards.HashingWriter(stream)
+        write_tar(hashing, planned, tars, counter_with_progress(progress_file, counts))
     written = {tar_name(index): hashing.summary(), rows_name(index): rows}
-    marker = shards.commit(output, index, written, copied, started, time())
-    note.remove()
+    marker = shards.commit(output, index, written, counts, started, time())
+    progress_file.remove()
     return marker
 
 
-def read_planned(path: str, expected: Json) -> list[Range]:
-    """A shard's samples in their order. Raises UserError where the file is not the one that was planned."""
+def read_planned(path: str, expected: Json) -> list[PlannedSample]:
+    """A shard's planned samples in order. Raises UserError where the file is not the one that was planned."""
     try:
         with storage.open_input(path) as stream:
             body = stream.read()
@@ -126,67 +126,69 @@ def read_planned(path: str, expected: Json) -> list[Range]:
     if sha256(body).hexdigest() != expected["sha256"]:
         raise UserError(f"{path} is not the file that was planned: export to another --output")
     table = pq.read_table(io.BytesIO(body), columns=COLUMNS)
-    return list(map(Range, *(table[name].to_pylist() for name in COLUMNS)))
+    return list(map(PlannedSample, *(table[name].to_pylist() for name in COLUMNS)))
 
 
-def write_tar(hashing: shards.Hashing, planned: list[Range], tars: Tars, done: Callable[[], None]) -> None:
-    """Every sample at its planned offset. Raises UserError where a source does not hold what it did."""
-    tar = shards.Tar(hashing)
-    for item, data in read_ahead(planned, tars):
+def write_tar(
+    hashing: shards.HashingWriter, planned: list[PlannedSample], tars: SourceTars, sample_done: Callable[[], None]
+) -> None:
+    """Writes every sample at its planned offset. Raises UserError where the source has changed."""
+    tar = shards.TarWriter(hashing)
+    for item, data in prefetch(planned, tars):
         assert hashing.bytes == item.offset, item
         try:
-            parts = members.parts(data)
-        except Damage as damage:
-            raise tars.changed(item.source_shard, f"{damage} at byte {item.source_offset:,}") from damage
+            parts = members.sample_members(data)
+        except DamagedTar as damage:
+            raise tars.changed_error(item.source_shard, f"{damage} at byte {item.source_offset:,}") from damage
         sizes = tuple(parts[kind].bytes for kind in BODIES)
         if parts[IMAGE].key != item.key or sizes != item[-len(BODIES) :]:
-            raise tars.changed(item.source_shard, f"holds another sample at byte {item.source_offset:,}")
+            raise tars.changed_error(item.source_shard, f"holds another sample at byte {item.source_offset:,}")
         view = memoryview(data)
         for member in map(parts.__getitem__, BODIES):
-            tar.add(f"{item.key}.{member.ending}", view[member.offset : member.offset + member.bytes])
-        done()
+            tar.add(f"{item.key}.{member.suffix}", view[member.offset : member.offset + member.bytes])
+        sample_done()
     tar.end()
 
 
-def read_ahead(planned: list[Range], tars: Tars) -> Iterator[tuple[Range, bytes]]:
-    """The samples in their order, while threads read the next ones."""
-    waiting = deque[tuple[list[Range], Future[dict[str, bytes]]]]()
-    ahead = 0
+def prefetch(planned: list[PlannedSample], tars: SourceTars) -> Iterator[tuple[PlannedSample, bytes]]:
+    """The samples with their bytes, in order, while threads read the next ones."""
+    waiting = deque[tuple[list[PlannedSample], Future[dict[str, bytes]]]]()
+    prefetched = 0
     with ThreadPoolExecutor(READERS, "read") as pool:
         for group in groups(planned):
             waiting.append((group, pool.submit(tars.read, group)))
-            ahead += size_of(group)
-            while ahead > AHEAD or len(waiting) > 2 * READERS:
+            prefetched += bytes_of(group)
+            while prefetched > PREFETCH_BYTES or len(waiting) > 2 * READERS:
                 first, reading = waiting.popleft()
-                ahead -= size_of(first)
+                prefetched -= bytes_of(first)
                 yield from in_order(first, reading)
         while waiting:
             yield from in_order(*waiting.popleft())
 
 
-def groups(planned: list[Range]) -> Iterable[list[Range]]:
-    return (planned[start : start + GROUP] for start in range(0, len(planned), GROUP))
+def groups(planned: list[PlannedSample]) -> Iterable[list[PlannedSample]]:
+    return (planned[start : start + SAMPLES_PER_READ] for start in range(0, len(planned), SAMPLES_PER_READ))
 
 
-def size_of(group: list[Range]) -> int:
+def bytes_of(group: list[PlannedSample]) -> int:
     return sum(item.source_bytes for item in group)
 
 
-def in_order(group: list[Range], reading: "Future[dict[str, bytes]]") -> Iterator[tuple[Range, bytes]]:
+def in_order(group: list[PlannedSample], reading: "Future[dict[str, bytes]]") -> Iterator[tuple[PlannedSample, bytes]]:
     data = reading.result()
     for item in group:
         yield item, data.pop(item.key)
 
 
-def beating(note: Note, copied: Counter[str]) -> Callable[[], None]:
-    """Counts a sample at each call, and notes the progress every second."""
+def counter_with_progress(progress_file: ProgressFile, counts: Counter[str]) -> Callable[[], None]:
+    """A function that counts a sample at each call, and writes the progress file every PROGRESS_INTERVAL."""
     last = monotonic()
 
-    def done() -> None:
+    def sample_done() -> None:
         nonlocal last
-        copied[SUCCESS] += 1
-        if monotonic() - last > BEAT:
+        counts[SUCCESS] += 1
+        if monotonic() - last > PROGRESS_INTERVAL:
             last = monotonic()
-            note.write()
+            progress_file.write()
 
-    return done
+    return sample_done

@@ -20,28 +20,28 @@ from gesso.pipelines import packing
 from gesso.pipelines.combiners import COUNTS, Counts, total
 from gesso.pipelines.export import shard_writer, shuffle
 from gesso.pipelines.export.settings import ExportSettings
-from gesso.pipelines.export.shuffle import Bucket, Cut, Deal, Numbers
+from gesso.pipelines.export.shuffle import Bucket, Numbers, ShufflePlan, SplitRank
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class DealConfig:
-    """What the dealers need to know, everywhere the same."""
+class PlanConfig:
+    """The parameters of WritePlan, the same for every worker."""
 
     source: str
     output: str
     fields: tuple[pa.Field, ...]
-    dropped: str | None  # the file of the samples to leave out
+    dropped: str | None  # file of the samples to drop
     settings: ExportSettings
     record: Json  # settings and input as plan.json keeps them
-    told: Json  # what plan.json tells of the input besides
+    input_info: Json  # further fields of plan.json about the input
 
 
 class WritePlan(beam.PTransform):
-    """Source shards → every target's rows and, when all stand, plan.json; gives the plan."""
+    """Source shards → every target's rows and, when all are written, plan.json; its output is the plan."""
 
-    def __init__(self, config: DealConfig) -> None:
+    def __init__(self, config: PlanConfig) -> None:
         super().__init__()
         self._config = config
 
@@ -57,27 +57,27 @@ class WritePlan(beam.PTransform):
         bucket = (
             rows
             | "Histogram" >> beam.Map(histogram, config.fields)
-            | "AddHistograms" >> beam.CombineGlobally(shuffle.add)
+            | "AddHistograms" >> beam.CombineGlobally(shuffle.add_histograms)
             | "FindBucket" >> beam.Map(shuffle.find_bucket, config.settings)
         )
-        inside = rows | "InBucket" >> beam.FlatMap(in_bucket, config.fields, AsSingleton(bucket))
-        dealt = bucket | "Deal" >> beam.Map(shuffle.deal, AsIter(inside), config.settings)
-        every = dealt | "EveryTarget" >> beam.FlatMap(every_target)
-        split = rows | "Split" >> beam.FlatMap(split_packed, config.fields, AsSingleton(dealt))
+        candidates = rows | "InBucket" >> beam.FlatMap(ranks_in_bucket, config.fields, AsSingleton(bucket))
+        plan = bucket | "PlanShuffle" >> beam.Map(shuffle.plan_shuffle, AsIter(candidates), config.settings)
+        empty_rows = plan | "AllTargets" >> beam.FlatMap(all_targets)
+        split = rows | "SplitByTarget" >> beam.FlatMap(split_packed, config.fields, AsSingleton(plan))
         written = (
-            (every, split)
+            (empty_rows, split)
             | beam.Flatten()
             | beam.GroupByKey()
-            | "WriteRows" >> beam.Map(write_rows, config.output, config.fields, AsSingleton(dealt))
+            | "WriteRows" >> beam.Map(write_rows, config.output, config.fields, AsSingleton(plan))
         )
         counts = read[COUNTS] | "TotalRead" >> beam.CombineGlobally(total)
-        return dealt | "WritePlanJson" >> beam.Map(write_plan_json, AsIter(written), AsSingleton(counts), config)
+        return plan | "WritePlanJson" >> beam.Map(write_plan_json, AsIter(written), AsSingleton(counts), config)
 
 
 def read_shard(
     shard: SourceShard, source: str, fields: tuple[pa.Field, ...], dropped: str | None, seed: int
 ) -> Iterator[Any]:
-    """A source shard's kept rows, packed, and its counts beside them."""
+    """A source shard's kept rows, packed, and its counts as a tagged output."""
     kept, counts = shuffle.read_shard(source, shard, fields, dropped, seed)
     yield packing.pack(kept)
     yield TaggedOutput(COUNTS, dict(counts))
@@ -88,39 +88,41 @@ def unpack(packed: bytes, fields: tuple[pa.Field, ...]) -> pa.RecordBatch:
 
 
 def histogram(packed: bytes, fields: tuple[pa.Field, ...]) -> Numbers:
-    return shuffle.histogram(unpack(packed, fields)["lot"].to_numpy())
+    return shuffle.histogram(unpack(packed, fields)["split_hash"].to_numpy())
 
 
-def in_bucket(packed: bytes, fields: tuple[pa.Field, ...], bucket: Bucket) -> list[Cut]:
+def ranks_in_bucket(packed: bytes, fields: tuple[pa.Field, ...], bucket: Bucket) -> list[SplitRank]:
     kept = unpack(packed, fields)
-    return shuffle.in_bucket(kept["lot"].to_numpy(), kept["key"], bucket)
+    return shuffle.ranks_in_bucket(kept["split_hash"].to_numpy(), kept["key"], bucket)
 
 
-def every_target(dealt: Deal) -> Iterator[tuple[int, bytes]]:
-    return ((target, b"") for target in range(sum(dealt.shards)))
+def all_targets(plan: ShufflePlan) -> Iterator[tuple[int, bytes]]:
+    return ((target, b"") for target in range(sum(plan.shards)))
 
 
-def split_packed(packed: bytes, fields: tuple[pa.Field, ...], dealt: Deal) -> Iterator[tuple[int, bytes]]:
-    return shuffle.split(unpack(packed, fields), dealt)
+def split_packed(packed: bytes, fields: tuple[pa.Field, ...], plan: ShufflePlan) -> Iterator[tuple[int, bytes]]:
+    return shuffle.split_by_target(unpack(packed, fields), plan)
 
 
-def write_rows(grouped: tuple[int, Iterable[bytes]], output: str, fields: tuple[pa.Field, ...], dealt: Deal) -> Json:
+def write_rows(
+    grouped: tuple[int, Iterable[bytes]], output: str, fields: tuple[pa.Field, ...], plan: ShufflePlan
+) -> Json:
     target, packed = grouped
-    return shuffle.write_rows(output, target, filter(None, packed), fields, dealt)
+    return shuffle.write_rows(output, target, filter(None, packed), fields, plan)
 
 
-def write_plan_json(dealt: Deal, written: Iterable[Json], counts: Counts, config: DealConfig) -> Json:
-    """Commits the plan, and gives it."""
+def write_plan_json(plan: ShufflePlan, written: Iterable[Json], counts: Counts, config: PlanConfig) -> Json:
+    """Writes plan.json, which commits the plan, and returns it."""
     written = list(written)
-    told = {**config.told, "licences": shuffle.add_licences(each["licences"] for each in written)}
-    samples = dict(zip(SPLITS, dealt.samples, strict=True))
-    record = export.plan_record(config.record, told, [each["entry"] for each in written], counts, samples)
+    input_info = {**config.input_info, "licences": shuffle.add_licences(each["licences"] for each in written)}
+    samples = dict(zip(SPLITS, plan.samples, strict=True))
+    record = export.plan_record(config.record, input_info, [each["entry"] for each in written], counts, samples)
     storage.write_json(storage.join(config.output, PLAN), record)
     return record
 
 
-class CopyShards(beam.PTransform):
-    """Targets → their tars and markers, and when all stand, the manifest."""
+class WriteShards(beam.PTransform):
+    """Targets → their tars and markers and, when all are written, the manifest."""
 
     def __init__(self, source: str, output: str, sizes: dict[int, int]) -> None:
         super().__init__()
@@ -130,13 +132,13 @@ class CopyShards(beam.PTransform):
         return (
             targets
             | beam.Reshuffle()
-            | "CopyShard" >> beam.Map(copy_shard, self._source, self._output, self._sizes)
-            | "TotalCopied" >> beam.CombineGlobally(sum)
+            | "WriteShard" >> beam.Map(write_shard, self._source, self._output, self._sizes)
+            | "TotalWritten" >> beam.CombineGlobally(sum)
             | "WriteManifest" >> beam.Map(lambda _: export.finish(self._output))
         )
 
 
-def copy_shard(target: Target, source: str, output: str, sizes: dict[int, int]) -> int:
-    """Writes a target's tar and marker; gives its number of samples."""
-    tars = shard_writer.Tars(source, sizes)
-    return int(shard_writer.copy_shard(storage.join(output, target.split), target.number, target.rows, tars)["count"])
+def write_shard(target: Target, source: str, output: str, sizes: dict[int, int]) -> int:
+    """Writes a target's tar and marker; returns its number of samples."""
+    tars = shard_writer.SourceTars(source, sizes)
+    return int(shard_writer.write_shard(storage.join(output, target.split), target.number, target.rows, tars)["count"])

@@ -1,4 +1,4 @@
-"""`gesso match`: for every reference picture its nearest training pictures, exactly, and how far their hashes are."""
+"""`gesso match`: the nearest training pictures of every reference picture, exact, with perceptual-hash distances."""
 
 from argparse import SUPPRESS
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gesso import progress, storage
 from gesso.dataset import layout, manifest
-from gesso.dataset.progress import ShardsLook
+from gesso.dataset.progress import ShardsProgress
 from gesso.flags import Parser, add_flags, at_least, flag, read_flags
 from gesso.lock import lock
 from gesso.pipelines import jobs
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     import apache_beam as beam
 
     from gesso.dataset.embeddings import Embeddings
-    from gesso.dedup.nearest import Slots
+    from gesso.dedup.nearest import Neighbours
 
 VERSIONED = ("gesso", "faiss-cpu", "numpy", "pyarrow")
 DESCRIPTION = """\
-For every reference picture its nearest training pictures: exact, in one pass over the training embeddings.
+Finds the nearest training pictures of every reference picture: exact, in one pass over the training embeddings.
 
-Flags that are not listed here go to Beam. One process fills the cores of a machine.
-The same command again does what is missing; a finished search is left as it is.
+Other flags are passed to Beam. One process uses all cores of a machine.
+Run again, the same command resumes; a finished search is not changed.
 """
 
 
 @dataclass(frozen=True)
 class MatchSettings:
-    """How much is looked for."""
+    """How many neighbours are searched."""
 
-    top_k: int = flag(8, "nearest training pictures of each reference")
+    top_k: int = flag(8, "number of nearest training pictures of each reference")
 
     def __post_init__(self) -> None:
         at_least(1, top_k=self.top_k)
@@ -40,7 +40,7 @@ class MatchSettings:
 
 @dataclass(frozen=True)
 class Job:
-    """All that one search is made of."""
+    """The parameters of one search."""
 
     output: str
     training: "Embeddings"
@@ -48,7 +48,7 @@ class Job:
     settings: MatchSettings
 
     def record(self) -> dict[str, Any]:
-        """What decides the result, as plan.json keeps it."""
+        """What decides the result, as plan.json records it."""
         sides = (self.training, self.reference)
         settings = {"top_k": self.settings.top_k, "model": self.training.model}
         return {"settings": settings, "input": [{"path": side.path, "sha256": side.sha256} for side in sides]}
@@ -60,7 +60,7 @@ def build_parser() -> Parser:
     for name, text in (
         ("embeddings", "embeddings of the training pictures, by `gesso embed`"),
         ("reference", "embeddings of the reference pictures, by the same model"),
-        ("output", "where the matches go"),
+        ("output", "directory to write the matches to"),
     ):
         what.add_argument(f"--{name}", required=True, metavar="DIR", default=SUPPRESS, help=text)
     add_flags(parser, "search", MatchSettings)
@@ -68,17 +68,17 @@ def build_parser() -> Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """`gesso match`: parses, checks both sides, searches, and says where to look."""
+    """`gesso match`: parses, checks both sides, searches, and prints the next command."""
     job, beam_flags = parse(argv)
     from gesso.pipelines.match import parts
 
     with lock(job.output):
-        if parts.begin(job.output, job.record()):
+        if parts.start_or_resume(job.output, job.record()):
             print(f"{job.output} is finished: nothing to do")
         else:
-            look = ShardsLook(job.output, job.training.samples, "embeddings")
-            jobs.run(lambda pipeline: build(pipeline, job), beam_flags, progress.watch(job.output, look))
-        parts.sweep(job.output)
+            read_state = ShardsProgress(job.output, job.training.samples, "embeddings")
+            jobs.run(lambda pipeline: build(pipeline, job), beam_flags, progress.watch(job.output, read_state))
+        parts.remove_parts(job.output)
     manifest = storage.read_json(storage.join(job.output, layout.MANIFEST))
     print(f"{manifest['references']:,} references among {manifest['samples']:,} training pictures")
     print(f"matches in {job.output}; next: gesso review {job.output}")
@@ -86,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
-    """The job, both sides looked into, and the flags that are Beam's."""
+    """The job with both sides opened, and Beam's flags."""
     given, beam_flags = jobs.parse(build_parser(), argv)
     from gesso.dataset import embeddings
     from gesso.dedup import matches
@@ -99,7 +99,7 @@ def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
 
 
 def build(pipeline: "beam.Pipeline", job: Job) -> None:
-    """Parts of the training embeddings → what each holds for every reference → the best of all → files."""
+    """Parts of the training embeddings → every reference's neighbours in each → the nearest of all → files."""
     import apache_beam as beam
 
     from gesso.pipelines.match import transforms
@@ -110,13 +110,13 @@ def build(pipeline: "beam.Pipeline", job: Job) -> None:
         | "Parts" >> beam.Create(list(enumerate(transforms.match_parts(job.training))))
         | beam.Reshuffle()
         | "SearchParts" >> beam.ParDo(transforms.SearchParts(job.output, job.training, job.reference, top_k, done))
-        | "Nearest" >> beam.CombineGlobally(transforms.Nearest(job.reference.samples, top_k))
+        | "Nearest" >> beam.CombineGlobally(transforms.MergeNearest(job.reference.samples, top_k))
         | "Write" >> beam.Map(lambda found: write(job, found))
     )
 
 
-def write(job: Job, found: "Slots") -> None:
-    """matches.parquet, then the manifest."""
+def write(job: Job, found: "Neighbours") -> None:
+    """Writes matches.parquet, then the manifest."""
     from gesso.dedup import matches
     from gesso.dedup.overlap import MATCHES
     from gesso.pipelines.match import parts

@@ -1,8 +1,8 @@
-"""A search in parts, each committed by itself, so that one that was killed goes on where it stopped. No Beam.
+"""A search in parts that are committed one by one, so that a killed search resumes. No Beam.
 
 plan.json         settings and input, written first
-.parts/00000.npy  what a part has found; 00000_stats.json is its marker, as of a shard
-manifest.json     written last; then the parts and their markers go
+.parts/00000.npy  the result of a part; 00000_stats.json is its commit marker
+manifest.json     written last; then the parts and their markers are removed
 """
 
 import hashlib
@@ -16,16 +16,16 @@ import pyarrow.parquet as pq
 from gesso import storage
 from gesso.dataset import manifest
 from gesso.dataset.layout import MANIFEST, PLAN, marker_name, part_name
-from gesso.dataset.shards import Hashing
+from gesso.dataset.shards import HashingWriter
 
 Json = dict[str, Any]
 Array = npt.NDArray[Any]
 
 
-def begin(output: str, record: Json) -> bool:
-    """Whether the search is finished already; else plan.json stands after it.
+def start_or_resume(output: str, record: Json) -> bool:
+    """Writes plan.json unless it exists; returns whether the search is finished already.
 
-    Raises UserError where `output` holds a search with other settings, or something else.
+    Raises UserError where `output` holds a search with other settings, or other files.
     """
     plan = manifest.read_plan(output)
     if plan:
@@ -37,45 +37,45 @@ def begin(output: str, record: Json) -> bool:
 
 
 def is_finished(output: str) -> bool:
-    """Whether the manifest stands and every file has the size that it names."""
+    """Whether the manifest exists and every file has the size that it states."""
     name = storage.join(output, MANIFEST)
     return storage.exists(name) and manifest.is_whole(storage.read_json(name), manifest.sizes(output))
 
 
-def write(output: str, index: int, found: Array, count: int, started: float, ended: float) -> None:
-    """Commits a part: what it has found in `count` items."""
+def write_part(output: str, index: int, array: Array, count: int, started: float, ended: float) -> None:
+    """Commits the result of a part, in which `count` items were searched."""
     with storage.write_whole(storage.join(output, part_name(index))) as stream:
-        hashing = Hashing(stream)
-        np.save(hashing, found, allow_pickle=False)
+        hashing = HashingWriter(stream)
+        np.save(hashing, array, allow_pickle=False)
     entry = {part_name(index): hashing.summary()}
     marker = {"count": count, "start_time": started, "end_time": ended, "files": entry}
     storage.write_json(storage.join(output, marker_name(index)), marker)
 
 
-def read(output: str, index: int) -> Array:
+def read_part(output: str, index: int) -> Array:
     with storage.open_input(storage.join(output, part_name(index))) as stream:
         return np.load(stream, allow_pickle=False)
 
 
 def write_table(path: str, table: pa.Table) -> Json:
-    """Writes a parquet file; its size and checksum, as manifests keep them."""
+    """Writes a parquet file; returns its size and checksum."""
     with storage.write_whole(path) as stream:
-        hashing = Hashing(stream)
+        hashing = HashingWriter(stream)
         pq.write_table(table, hashing, compression="zstd")
     return hashing.summary()
 
 
-def summary(path: str) -> Json:
-    """Size and checksum of a file that stands."""
+def file_summary(path: str) -> Json:
+    """Size and checksum of an existing file."""
     with storage.open_input(path) as stream:
         body = stream.read()
     return {"bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
 
 
-def sweep(output: str) -> None:
-    """Removes the parts of a finished search and what killed runs have left."""
+def remove_parts(output: str) -> None:
+    """Removes the parts of a finished search and the temporary files of killed runs."""
     for name in manifest.sizes(output):
         if name.startswith(".parts/") or manifest.MARKER.fullmatch(name) or manifest.LEFT_BEHIND.search(name):
             storage.remove(storage.join(output, name))
-    for note in storage.files(storage.join(output, ".progress")):
-        storage.remove(note.path)
+    for progress_file in storage.files(storage.join(output, ".progress")):
+        storage.remove(progress_file.path)

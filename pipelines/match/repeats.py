@@ -1,4 +1,4 @@
-"""`gesso repeats`: samples that a dataset holds more than once, as drop lists: by content, by embedding on request."""
+"""`gesso repeats`: repeated samples of a dataset as drop lists, by content and, on request, by embedding."""
 
 from argparse import SUPPRESS
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gesso import progress, storage
 from gesso.dataset import layout, manifest
-from gesso.dataset.progress import ShardsLook
+from gesso.dataset.progress import ShardsProgress
 from gesso.errors import UserError
 from gesso.flags import Parser, add_flags, at_least, flag, read_flags
 from gesso.lock import lock
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 EXACT_LIST, NEAR_LIST = "exact.parquet", "near.parquet"
 VERSIONED = ("gesso", "pyarrow")
 DESCRIPTION = """\
-Samples that a dataset holds more than once, as drop lists for `gesso export`.
+Finds repeated samples of a dataset and writes drop lists for `gesso export`.
 
-exact.parquet  pictures that were downloaded as the same bytes; the smallest uid stays
-near.parquet   with --near: pictures whose embeddings are that similar. Samples are gone through by uid; one stays
-               unless one that stays already is at least so similar. Exact: every pair is compared.
+exact.parquet  pictures that were downloaded as the same bytes; of each group the smallest key is kept
+near.parquet   with --near: pictures with similar embeddings. Samples are visited in the order of their keys; one is
+               kept unless one that is kept already is at least as similar as --near. Every pair is compared.
 
-Flags that are not listed here go to Beam.
-The same command again does what is missing; finished lists are left as they are.
+Other flags are passed to Beam.
+Run again, the same command resumes; finished lists are not changed.
 """
 
 
@@ -39,7 +39,7 @@ The same command again does what is missing; finished lists are left as they are
 class RepeatSettings:
     """What counts as a repeat."""
 
-    near: float = flag(0.0, "cosine similarity from which two pictures are near repeats, up to 1; 0: off")
+    near: float = flag(0.0, "cosine similarity, up to 1, from which two pictures are near repeats; 0: off")
 
     def __post_init__(self) -> None:
         at_least(0, near=self.near)
@@ -49,7 +49,7 @@ class RepeatSettings:
 
 @dataclass(frozen=True)
 class Job:
-    """All that one search for repeats is made of."""
+    """The parameters of one search for repeats."""
 
     output: str
     source: "Collection"
@@ -57,8 +57,8 @@ class Job:
     settings: RepeatSettings
 
     def record(self) -> dict[str, Any]:
-        """What decides the result, as plan.json keeps it."""
-        sides = [self.source.identity()]
+        """What decides the result, as plan.json records it."""
+        sides = [self.source.input_record()]
         if self.embeddings:
             sides.append({"path": self.embeddings.path, "sha256": self.embeddings.sha256})
         return {"settings": {"near": self.settings.near}, "input": sides}
@@ -67,9 +67,15 @@ class Job:
 def build_parser() -> Parser:
     parser = Parser("gesso repeats", DESCRIPTION)
     what = parser.add_argument_group("input and output")
-    what.add_argument("--shards", required=True, metavar="DIR", default=SUPPRESS, help="a collected dataset")
-    what.add_argument("--embeddings", metavar="DIR", help="its embeddings, by `gesso embed`, for --near")
-    what.add_argument("--output", required=True, metavar="DIR", default=SUPPRESS, help="where the drop lists go")
+    what.add_argument(
+        "--shards", required=True, metavar="DIR", default=SUPPRESS, help="the --output of `gesso collect`"
+    )
+    what.add_argument(
+        "--embeddings", metavar="DIR", help="the --output of `gesso embed` for these shards; only with --near"
+    )
+    what.add_argument(
+        "--output", required=True, metavar="DIR", default=SUPPRESS, help="directory to write the drop lists to"
+    )
     add_flags(parser, "repeats", RepeatSettings)
     return parser
 
@@ -80,12 +86,12 @@ def main(argv: Sequence[str]) -> int:
     from gesso.pipelines.match import parts
 
     with lock(job.output):
-        if parts.begin(job.output, job.record()):
+        if parts.start_or_resume(job.output, job.record()):
             print(f"{job.output} is finished: nothing to do")
         else:
-            jobs.run(lambda pipeline: build(pipeline, job), beam_flags, progress.watch(job.output, look(job)))
+            jobs.run(lambda pipeline: build(pipeline, job), beam_flags, progress.watch(job.output, read_state(job)))
             finish(job)
-        parts.sweep(job.output)
+        parts.remove_parts(job.output)
     dropped = storage.read_json(storage.join(job.output, layout.MANIFEST))["dropped"]
     for reason, number in dropped.items():
         print(f"{reason:13}{number:>12,}  {100 * number / max(1, job.source.samples):5.1f}%")
@@ -94,22 +100,22 @@ def main(argv: Sequence[str]) -> int:
 
 
 def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
-    """The job, its input looked into, and the flags that are Beam's."""
+    """The job with its input opened, and Beam's flags."""
     given, beam_flags = jobs.parse(build_parser(), argv)
     from gesso.dataset import collection
 
     settings = read_flags(given, RepeatSettings)
     if bool(settings.near) != bool(given.embeddings):
-        lacking = "--embeddings" if settings.near else "--near"
-        raise UserError(f"{lacking} is missing: near repeats need both --near 0.95, say, and --embeddings DIR")
+        missing_flag = "--embeddings" if settings.near else "--near"
+        raise UserError(f"{missing_flag} is missing: near repeats need both, such as --near 0.95 --embeddings DIR")
     shards = storage.absolute(given.shards)
     source = collection.open_collection(shards)
-    embeddings = open_own(given.embeddings, shards) if given.embeddings else None
+    embeddings = open_embeddings_of(given.embeddings, shards) if given.embeddings else None
     return Job(given.output.rstrip("/"), source, embeddings, settings), beam_flags
 
 
-def open_own(path: str, shards: str) -> "Embeddings":
-    """The embeddings under `path`. Raises UserError where they are not those of the shards."""
+def open_embeddings_of(path: str, shards: str) -> "Embeddings":
+    """The embeddings in `path`. Raises UserError where they are not of `shards`."""
     from gesso.dataset.embeddings import open_embeddings
 
     embeddings = open_embeddings(path)
@@ -118,19 +124,19 @@ def open_own(path: str, shards: str) -> "Embeddings":
     return embeddings
 
 
-def look(job: Job) -> Callable[[], progress.State]:
-    """What to show: the pairs compared, or that there is nothing to count."""
+def read_state(job: Job) -> Callable[[], progress.State]:
+    """The function that reads the progress: the number of compared pairs, or a fixed line without --near."""
     if not job.embeddings:
         return lambda: progress.State(0, None, lambda rate: f"grouping {job.source.samples:,} samples by content")
-    from gesso.dataset.embeddings import portions
+    from gesso.dataset.embeddings import chunks
     from gesso.dedup.repeats import pairs_to_compare
 
-    tiles = list(portions(job.embeddings.blocks))
-    return ShardsLook(job.output, pairs_to_compare(tiles), "pairs")
+    tiles = list(chunks(job.embeddings.blocks))
+    return ShardsProgress(job.output, pairs_to_compare(tiles), "pairs")
 
 
 def build(pipeline: "beam.Pipeline", job: Job) -> None:
-    """Shards → exact.parquet; tiles of embeddings → their similar pairs, committed."""
+    """Shards → exact.parquet; tiles of embeddings → committed parts with their similar pairs."""
     import apache_beam as beam
 
     from gesso.pipelines.match import transforms
@@ -142,7 +148,7 @@ def build(pipeline: "beam.Pipeline", job: Job) -> None:
         | beam.Reshuffle()
         | "ReadHashes" >> beam.FlatMap(lambda index: transforms.read_hashes(path, index))
         | "SameContent" >> beam.GroupByKey()
-        | "DropRepeats" >> beam.ParDo(transforms.DropRepeats())
+        | "DropRepeats" >> beam.ParDo(transforms.FindDrops())
         | "AllDrops" >> beam.combiners.ToList()
         | "WriteExact" >> beam.Map(lambda drops: transforms.write_exact(exact, drops))
     )
@@ -156,7 +162,7 @@ def build(pipeline: "beam.Pipeline", job: Job) -> None:
 
 
 def finish(job: Job) -> None:
-    """near.parquet where it was asked for, then the manifest."""
+    """Writes near.parquet where it is requested, then the manifest."""
     from gesso.dedup import repeats
     from gesso.pipelines.match import parts
 
@@ -171,7 +177,7 @@ def finish(job: Job) -> None:
         "samples": job.source.samples,
         "near": job.settings.near,
         "dropped": {reason: read_list(job, name).num_rows for name, reason in names.items()},
-        "files": {name: parts.summary(storage.join(job.output, name)) for name in names},
+        "files": {name: parts.file_summary(storage.join(job.output, name)) for name in names},
         "versions": {name: version(name) for name in VERSIONED},
     }
     if job.embeddings:
@@ -187,14 +193,14 @@ def read_list(job: Job, name: str) -> "pa.Table":
 
 
 def write_near(job: Job, embeddings: "Embeddings") -> None:
-    """near.parquet, from the committed parts and the samples that exact.parquet leaves."""
+    """Writes near.parquet from the committed parts, without the samples that exact.parquet drops."""
     import numpy as np
 
     from gesso.dedup import repeats
     from gesso.pipelines.match import parts
 
-    pairs = [parts.read(job.output, index) for index in sorted(manifest.committed(job.output))]
-    gone = np.array([uid.encode() for uid in read_list(job, EXACT_LIST)["uid"].to_pylist()], np.bytes_)
-    every = np.concatenate([np.zeros(0, repeats.PAIR), *pairs])
-    table = repeats.near_table(embeddings.keys(), every, gone)
+    pairs = [parts.read_part(job.output, index) for index in sorted(manifest.committed(job.output))]
+    already_dropped = np.array([key.encode() for key in read_list(job, EXACT_LIST)["uid"].to_pylist()], np.bytes_)
+    all_pairs = np.concatenate([np.zeros(0, repeats.PAIR), *pairs])
+    table = repeats.near_table(embeddings.keys(), all_pairs, already_dropped)
     parts.write_table(storage.join(job.output, NEAR_LIST), table)

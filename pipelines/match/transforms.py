@@ -1,6 +1,6 @@
-"""The wiring of `gesso match` and `gesso repeats` in Beam: searches in committed parts, and hashes that are grouped.
+"""The wiring of `gesso match` and `gesso repeats` in Beam: searches in committed parts, grouping by content hash.
 
-Embeddings never cross a shuffle: what is combined or grouped is slots of fixed size, hashes and uids.
+Embeddings never cross a shuffle: only top-k neighbours, hashes and keys are combined or grouped.
 """
 
 from collections import Counter
@@ -17,136 +17,138 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from gesso import storage
 from gesso.dataset import manifest
-from gesso.dataset.embeddings import Embeddings, Pictures, Portion, portions
+from gesso.dataset.embeddings import Chunk, Embeddings, Pictures, chunks
 from gesso.dataset.layout import rows_name
-from gesso.dataset.progress import Note
+from gesso.dataset.progress import ProgressFile
 from gesso.dataset.records import SUCCESS
 from gesso.dedup import matches, nearest, repeats
 from gesso.errors import UserError
 from gesso.pipelines.match import parts
 
-PORTIONS = 4  # of a part of a match at least: 65,536 rows
-MOST_PARTS = 1000  # of a match: each holds the slots of every reference
+CHUNKS_PER_PART = 4  # at least: 65,536 rows
+MAX_PARTS = 1000  # of a match: each has top-k neighbours of every reference
 HASH_COLUMNS = ["key", "status", "sha256"]
 
-Drop = tuple[str, str]  # a uid to drop, the uid that stays
+Drop = tuple[str, str]  # the key to drop, the key that is kept
 
 
-def match_parts(training: Embeddings) -> list[list[Portion]]:
-    """The training embeddings cut into the parts that are committed one by one."""
-    every = list(portions(training.blocks))
-    size = max(PORTIONS, -(-len(every) // MOST_PARTS))
-    return [every[start : start + size] for start in range(0, len(every), size)]
+def match_parts(training: Embeddings) -> list[list[Chunk]]:
+    """The training embeddings split into the parts that are committed one by one."""
+    all_chunks = list(chunks(training.blocks))
+    size = max(CHUNKS_PER_PART, -(-len(all_chunks) // MAX_PARTS))
+    return [all_chunks[start : start + size] for start in range(0, len(all_chunks), size)]
 
 
 def commit_part(output: str, index: int, find: Callable[[Callable[[int], None]], parts.Array]) -> parts.Array:
-    """What `find` finds, committed; it is handed a function to tell how many items it has done."""
+    """Commits and returns the result of `find`, which is passed a function to call with the number of items done."""
     counts, started = Counter[str](), time()
-    note = Note(output, index, counts)
+    progress_file = ProgressFile(output, index, counts)
 
-    def done(items: int) -> None:
+    def advance(items: int) -> None:
         counts["done"] += items
-        note.write()
+        progress_file.write()
 
-    found = find(done)
-    parts.write(output, index, found, counts.total(), started, time())
-    note.remove()
+    found = find(advance)
+    parts.write_part(output, index, found, counts.total(), started, time())
+    progress_file.remove()
     return found
 
 
 class SearchParts(beam.DoFn):
     """Numbered parts of the training embeddings → the references' nearest neighbours in each.
 
-    A part that is committed already is read. The references are read once a process.
+    A part that is committed already is read from disk. The references are read once in a process.
     """
 
-    def __init__(self, output: str, training: Embeddings, reference: Embeddings, top_k: int, done: set[int]) -> None:
-        self._output, self._training, self._top_k, self._done = output, training, top_k, done
+    def __init__(self, output: str, training: Embeddings, reference: Embeddings, top_k: int, advance: set[int]) -> None:
+        self._output, self._training, self._top_k, self._done = output, training, top_k, advance
         self._read: Callable[[], Pictures] = partial(matches.read_references, reference)
         self._shared = Shared()
 
     def setup(self) -> None:
-        self._queries = self._shared.acquire(lambda: Held(self._read())).value
+        self._queries = self._shared.acquire(lambda: Shareable(self._read())).value
 
-    def process(self, element: tuple[int, list[Portion]]) -> Iterator[nearest.Slots]:
+    def process(self, element: tuple[int, list[Chunk]]) -> Iterator[nearest.Neighbours]:
         index, part = element
         if index in self._done:
-            yield parts.read(self._output, index)
+            yield parts.read_part(self._output, index)
             return
         search = partial(matches.search_part, self._queries, self._training, part, self._top_k)
         yield commit_part(self._output, index, search)
 
 
-class Held:
-    """A value that can be shared: Beam keeps a weak reference to it, which a tuple cannot have."""
+class Shareable:
+    """Wraps a value for Beam's Shared, which keeps a weak reference: a tuple cannot have one."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
 
-class Nearest(beam.CombineFn):
-    """Merges slots (Q, k): one accumulator of fixed size, exact, in any order."""
+class MergeNearest(beam.CombineFn):
+    """Merges neighbours (Q, k): the accumulator has a fixed size, the result is exact in any order."""
 
     def __init__(self, references: int, top_k: int) -> None:
         self._shape = (references, top_k)
 
-    def create_accumulator(self) -> nearest.Slots:
+    def create_accumulator(self) -> nearest.Neighbours:
         return nearest.empty(self._shape)
 
-    def add_input(self, found: nearest.Slots, more: nearest.Slots) -> nearest.Slots:
-        return nearest.merge(found, more, self._shape[1])
+    def add_input(self, found: nearest.Neighbours, other: nearest.Neighbours) -> nearest.Neighbours:
+        return nearest.merge(found, other, self._shape[1])
 
-    def merge_accumulators(self, accumulators: Iterable[nearest.Slots]) -> nearest.Slots:
+    def merge_accumulators(self, accumulators: Iterable[nearest.Neighbours]) -> nearest.Neighbours:
         result = self.create_accumulator()
         for found in accumulators:
             result = self.add_input(result, found)
         return result
 
-    def extract_output(self, found: nearest.Slots) -> nearest.Slots:
+    def extract_output(self, found: nearest.Neighbours) -> nearest.Neighbours:
         return found
 
 
 def missing_tiles(output: str, embeddings: Embeddings) -> list[int]:
-    done = manifest.committed(output)
-    return [index for index, _ in enumerate(portions(embeddings.blocks)) if index not in done]
+    advance = manifest.committed(output)
+    return [index for index, _ in enumerate(chunks(embeddings.blocks)) if index not in advance]
 
 
 class FindPairs(beam.DoFn):
-    """Numbers of tiles → the numbers of those whose similar pairs are committed."""
+    """Tile numbers → the same numbers, when the tiles' similar pairs are committed."""
 
     def __init__(self, output: str, embeddings: Embeddings, near: float) -> None:
         self._output, self._embeddings, self._near = output, embeddings, near
 
     def process(self, index: int) -> Iterator[int]:
-        tiles = list(portions(self._embeddings.blocks))
+        tiles = list(chunks(self._embeddings.blocks))
         commit_part(self._output, index, partial(repeats.pairs_of_tile, self._embeddings, tiles, index, self._near))
         yield index
 
 
 def read_hashes(shards: str, index: int) -> Iterator[tuple[bytes, str]]:
-    """The content hash and the uid of each kept sample of a shard. Raises UserError where one has no hash."""
+    """The content hash and the key of each kept sample of a shard. Raises UserError where one has no hash."""
     path = storage.join(shards, rows_name(index))
     with storage.open_input(path) as stream:
         table = pq.read_table(stream, columns=HASH_COLUMNS)
     if table.column_names != HASH_COLUMNS:
-        raise UserError(f"{path} lacks one of the columns {', '.join(HASH_COLUMNS)}: repeats cannot be told")
+        raise UserError(
+            f"{path} lacks one of the columns {', '.join(HASH_COLUMNS)}: repeats cannot be found without them"
+        )
     for key, status, sha256 in zip(*(table[name].to_pylist() for name in HASH_COLUMNS), strict=True):
         if status != SUCCESS:
             continue
         if not sha256:
-            raise UserError(f"{path} has no sha256 for the sample {key}: collect it anew with hashes")
+            raise UserError(f"{path} has no sha256 for the sample {key}: collect it again with hashes")
         yield bytes.fromhex(sha256), key
 
 
-class DropRepeats(beam.DoFn):
-    """Samples of one content each → the drops among them, a list for a bundle: the smallest uid stays."""
+class FindDrops(beam.DoFn):
+    """Groups of samples with the same content → drops, a list for each bundle; the smallest key is kept."""
 
     def start_bundle(self) -> None:
         self._drops: list[Drop] = []
 
     def process(self, group: tuple[bytes, Iterable[str]]) -> None:
         first, *others = sorted(group[1])
-        self._drops += [(uid, first) for uid in others]
+        self._drops += [(key, first) for key in others]
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         window = GlobalWindow()
@@ -154,6 +156,6 @@ class DropRepeats(beam.DoFn):
 
 
 def write_exact(path: str, lists: Iterable[list[Drop]]) -> None:
-    every = [drop for drops in lists for drop in drops]
-    table = repeats.drop_table([uid for uid, _ in every], [of for _, of in every], repeats.EXACT, None)
+    all_chunks = [drop for drops in lists for drop in drops]
+    table = repeats.drop_table([key for key, _ in all_chunks], [of for _, of in all_chunks], repeats.EXACT, None)
     parts.write_table(path, table)

@@ -1,4 +1,4 @@
-"""`gesso report`: what a dataset holds, or how a training goes, as one page that needs nothing else. No torch.
+"""`gesso report`: a dataset's content, or a training's progress, as one self-contained page. No torch.
 
 No Beam for local paths.
 """
@@ -27,69 +27,75 @@ def main(argv: Sequence[str]) -> int:
 
 
 def write(directory: str, output: str | None, pictures: int) -> str:
-    """Writes the page and returns where it is; that of a training is made by `gesso.training.report`."""
-    from gesso.training import report as of_training
+    """Writes the page and returns its path; a training's page is made by gesso.training.report."""
+    from gesso.training import report as training_report
 
-    if of_training.is_run(directory):
-        return of_training.report(directory, output)
+    if training_report.is_run(directory):
+        return training_report.report(directory, output)
     target = output or storage.join(directory, "report.html")
-    text = page.render(examine(directory, pictures))
+    text = page.render(summarize(directory, pictures))
     with storage.write_whole(target) as stream:
         stream.write(text.encode("utf-8", "replace"))
     return target
 
 
 def build_parser() -> Parser:
-    parser = Parser("gesso report", "What a dataset holds, or how a training goes, as a page.")
-    parser.add_argument("directory", help="--output of `gesso collect` or `gesso train`, or img2dataset's")
-    parser.add_argument("--output", metavar="FILE", help="where the page goes, or DIR/report.html")
-    parser.add_argument("--pictures", type=int, default=PICTURES, metavar="INT", help="kept pictures that are shown")
+    parser = Parser(
+        "gesso report", "Writes a self-contained HTML page about a dataset's content or a training's progress."
+    )
+    parser.add_argument("directory", help="the --output of `gesso collect` or `gesso train`, or img2dataset's folder")
+    parser.add_argument("--output", metavar="FILE", help="file to write the page to; DIR/report.html if not given")
+    parser.add_argument("--pictures", type=int, default=PICTURES, metavar="INT", help="number of kept pictures to show")
     return parser
 
 
-def examine(output: str, pictures: int) -> page.Holding:
-    """All that the page tells. Raises UserError where the directory holds no dataset."""
+def summarize(output: str, pictures: int) -> page.DatasetSummary:
+    """The content of the page. Raises UserError where the directory holds no dataset."""
     plan, markers = manifest.read_plan(output), manifest.committed(output)
     if plan and plan.get("kind") == export.KIND:
-        raise UserError(f"{output} is an export: its {layout.CARD} tells what it holds; report on the shards before it")
+        raise UserError(
+            f"{output} is an export, which its {layout.CARD} describes: give the shards that it was made of"
+        )
     sizes = manifest.sizes(output)
     with_rows = [index for index in markers if layout.rows_name(index) in sizes]
     if plan is None and not with_rows:
-        raise UserError(f"{output} holds no dataset: give the --output of a `gesso collect` that is planned")
+        raise UserError(
+            f"{output} holds no dataset: give the --output of a `gesso collect` that has at least written its plan"
+        )
     finished = storage.exists(storage.join(output, layout.MANIFEST))
-    survey = look_through(output, with_rows, plan is None)
-    return page.Holding(
-        name=name_of(output),
-        foreign=plan is None,
+    survey = survey_rows(output, with_rows, plan is None)
+    return page.DatasetSummary(
+        name=directory_name(output),
+        by_img2dataset=plan is None,
         finished=finished,
         plan=plan or {},
         markers=markers,
         versions=storage.read_json(storage.join(output, layout.MANIFEST))["versions"] if finished else {},
         bytes=sum(sizes.get(layout.tar_name(index), 0) for index in markers),
-        funnel=manifest.funnel(plan, markers.values()) if plan else foreign_funnel(survey),
+        funnel=manifest.funnel(plan, markers.values()) if plan else funnel_of_rows(survey),
         survey=survey,
         kept=samples.kept_pictures(output, list(markers), pictures),
         rejected=samples.rejected_pictures(output, list(markers)),
     )
 
 
-def name_of(output: str) -> str:
-    """The directory's own name, also where it was given as `.`."""
+def directory_name(output: str) -> str:
+    """The directory's own name, also for `.`."""
     path = os.path.abspath(output) if storage.is_local(output) else output.rstrip("/")
     return path.split("/")[-1]
 
 
-def foreign_funnel(survey: Survey) -> manifest.Json:
-    """Where each row ended, by the rows themselves: img2dataset's markers count messages, and only the frequent."""
-    return {ROWS_READ: survey.rows, SUCCESS: 0, **survey.causes}
+def funnel_of_rows(survey: Survey) -> manifest.Json:
+    """The funnel of img2dataset's rows; its markers count only the most frequent messages."""
+    return {ROWS_READ: survey.rows, SUCCESS: 0, **survey.outcomes}
 
 
-def look_through(output: str, indexes: Sequence[int], foreign: bool) -> Survey:
-    """Every row of the given shards, with a bar on a terminal."""
+def survey_rows(output: str, indexes: Sequence[int], by_img2dataset: bool) -> Survey:
+    """The survey of all rows of the given shards, with a progress bar on a terminal."""
     from rich.console import Console
     from rich.progress import track
 
-    survey, console = Survey(foreign), Console(stderr=True)
+    survey, console = Survey(by_img2dataset), Console(stderr=True)
     for index in track(indexes, "reading rows", console=console, transient=True, disable=not sys.stderr.isatty()):
         for batch in batches(storage.join(output, layout.rows_name(index))):
             survey.add(batch)

@@ -1,6 +1,6 @@
-"""Inline SVG: bars, histograms, a map of widths and heights. Knows numbers and words alone; imports survey.Histogram.
+"""Inline SVG: bars, histograms, a map of widths and heights. Imports survey.Histogram alone.
 
-Colours are classes of the page's style sheet: `kept` and `other`, and the names of the stages.
+Colours are CSS classes of the page: `kept`, `other`, and the names of the stages.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,8 +17,8 @@ MAP = 440.0  # width and height of the map
 SHOWN_TICKS = 7
 
 
-class Part(NamedTuple):
-    """A piece of a bar: its class, how much, and what hovering says."""
+class Segment(NamedTuple):
+    """A segment of a bar: CSS class, number, and the title that hovering shows."""
 
     kind: str
     number: int
@@ -26,7 +26,7 @@ class Part(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """Places of values: `first` and `last` are the bins that are shown."""
+    """Positions of values in pixels; `first` and `last` are the bins that are shown."""
 
     edges: Numbers
     log: bool
@@ -35,13 +35,13 @@ class Axis(NamedTuple):
     start: float
     length: float
 
-    def place(self, value: float) -> float:
+    def position(self, value: float) -> float:
         scale = np.log2 if self.log else np.asarray
         lowest = 1e-9 if self.log else -np.inf
         index = np.interp(scale(max(value, lowest)), scale(self.edges), np.arange(len(self.edges)))
         return float(self.start + self.length * (index - self.first) / (self.last + 1 - self.first))
 
-    def holds(self, value: float) -> bool:
+    def contains(self, value: float) -> bool:
         return bool(self.edges[self.first] <= value <= self.edges[self.last + 1])
 
 
@@ -58,15 +58,15 @@ def share(part: float, whole: float) -> str:
     return "<0.1%" if 0 < value < 0.05 else f"{value:.1f}%"
 
 
-def bar(parts: Sequence[Part], whole: int) -> Markup:
-    """A horizontal bar as wide as its place: the parts side by side, `whole` the full width."""
+def bar(parts: Sequence[Segment], whole: int) -> Markup:
+    """A horizontal bar of adjacent segments; `whole` is the number for the full width."""
     rects, at = Markup(), 0.0
     for part in parts:
-        wide = 1000 * part.number / max(1, whole)
+        width = 1000 * part.number / max(1, whole)
         rects += Markup('<rect class="{}" x="{:.2f}" width="{:.2f}" height="10"><title>{}</title></rect>').format(
-            part.kind, at, wide, part.title
+            part.kind, at, width, part.title
         )
-        at += wide
+        at += width
     label = ", ".join(part.title for part in parts if part.number)
     return Markup(
         '<svg class="bar" viewBox="0 0 1000 10" preserveAspectRatio="none" role="img" aria-label="{}">{}</svg>'
@@ -80,18 +80,18 @@ def histogram(
     ticks: Sequence[float] | None = None,
     marks: Sequence[tuple[float, str]] = (),
 ) -> Markup:
-    """Stacked columns, kept below and other above; `value` writes a value, `marks` are labelled vertical lines."""
+    """Stacked columns, kept below and other above; `value` formats a value, `marks` are labelled vertical lines."""
     both = counts.kept + counts.other
     axis = axis_over(counts, [at for at, _ in marks], LEFT, WIDTH - LEFT - RIGHT)
     top = float(both.max())
     shown = ticks if ticks is not None else nice_ticks(axis)
     body = Markup().join([grid(top), columns(counts, axis, top, value), tick_labels(axis, shown, value)])
-    body += Markup().join(mark(axis, at, text, side) for side, (at, text) in enumerate(marks) if axis.holds(at))
+    body += Markup().join(mark(axis, at, text, side) for side, (at, text) in enumerate(marks) if axis.contains(at))
     return svg(WIDTH, HEIGHT, label, body)
 
 
 def axis_over(counts: Histogram, also: Sequence[float], start: float, length: float) -> Axis:
-    """An axis over the bins that hold something, the values `also` among them."""
+    """An axis over the bins that are not empty and those of the values `also`."""
     filled = np.flatnonzero(counts.kept + counts.other)
     wanted = [int(np.searchsorted(counts.edges, at)) for at in also]
     bins = len(counts.edges) - 1
@@ -102,7 +102,7 @@ def axis_over(counts: Histogram, also: Sequence[float], start: float, length: fl
 def columns(counts: Histogram, axis: Axis, top: float, value: Callable[[float], str]) -> Markup:
     step = axis.length / (axis.last + 1 - axis.first)
     high = (HEIGHT - TOP - BOTTOM) / top
-    drawn = []
+    elements = []
     for index in range(axis.first, axis.last + 1):
         kept, other = int(counts.kept[index]), int(counts.other[index])
         if not kept + other:
@@ -117,12 +117,12 @@ def columns(counts: Histogram, axis: Axis, top: float, value: Callable[[float], 
             for kind, count, y in stack
             if count
         )
-        drawn.append(Markup("<g><title>{}</title>{}</g>").format(text, rects))
-    return Markup().join(drawn)
+        elements.append(Markup("<g><title>{}</title>{}</g>").format(text, rects))
+    return Markup().join(elements)
 
 
 def bin_name(counts: Histogram, index: int, value: Callable[[float], str]) -> str:
-    """What a bin holds, as 256–304 or, for whole numbers, as 7."""
+    """The range of a bin, as `256 to 304` or, for integers, as `7`."""
     low, high = counts.edges[index], counts.edges[index + 1]
     if index == len(counts.edges) - 2:
         return f"{value(low)} and more"
@@ -132,10 +132,10 @@ def bin_name(counts: Histogram, index: int, value: Callable[[float], str]) -> st
 
 
 def grid(top: float) -> Markup:
-    """Faint lines with their counts at the left."""
+    """Horizontal grid lines with their counts."""
     lines = [at for at in nice_numbers(0, top, 4) if at > 0]
     high = (HEIGHT - TOP - BOTTOM) / top
-    drawn = [
+    elements = [
         Markup('<line class="grid" x1="{0}" x2="{1}" y1="{2:.1f}" y2="{2:.1f}"/>').format(
             LEFT, WIDTH - RIGHT, HEIGHT - BOTTOM - at * high
         )
@@ -143,7 +143,7 @@ def grid(top: float) -> Markup:
         for at in lines
         if at == int(at)
     ]
-    return Markup().join(drawn)
+    return Markup().join(elements)
 
 
 def short(value: float) -> str:
@@ -159,7 +159,7 @@ def nice_numbers(low: float, high: float, most: int) -> list[float]:
     rough = max((high - low) / most, 1e-9)
     base = 10.0 ** np.floor(np.log10(rough))
     step = next(base * factor for factor in (1, 2, 5, 10) if base * factor >= rough)
-    return [float(step * place) for place in range(int(np.ceil(low / step)), int(high // step) + 1)]
+    return [float(step * position) for position in range(int(np.ceil(low / step)), int(high // step) + 1)]
 
 
 def nice_ticks(axis: Axis) -> list[float]:
@@ -175,13 +175,13 @@ def tick_labels(axis: Axis, ticks: Sequence[float], value: Callable[[float], str
         LEFT, WIDTH - RIGHT, HEIGHT - BOTTOM
     )
     return base + Markup().join(
-        text_at(axis.place(at), HEIGHT - 8, value(at), "middle") for at in ticks if axis.holds(at)
+        text_at(axis.position(at), HEIGHT - 8, value(at), "middle") for at in ticks if axis.contains(at)
     )
 
 
 def mark(axis: Axis, at: float, text: str, side: int) -> Markup:
-    """A limit: a thin line, its label on the left for the first and on the right for others."""
-    x = axis.place(at)
+    """A labelled vertical line for a limit; the first one's label is on its left, others' on the right."""
+    x = axis.position(at)
     line = Markup('<line class="mark" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>').format(x, 12, HEIGHT - BOTTOM)
     left = side == 0 and x > LEFT + 7 * len(text)
     return line + text_at(x - 4 if left else x + 4, 17, text, "end" if left else "start", "limit")
@@ -198,56 +198,56 @@ def svg(width: float, height: float, label: str, body: Markup) -> Markup:
 
 
 def size_map(counts: Numbers, edges: Numbers, label: str, min_side: float | None, max_ratio: float | None) -> Markup:
-    """Original widths (across) and heights (up) as a map on two logarithmic axes, with what the rules let through."""
+    """Original widths (across) and heights (up) on two logarithmic axes, with the outline of the accepted sizes."""
     first, last = map_range(counts)
-    across = Axis(edges, True, first, last, LEFT, MAP - LEFT - RIGHT)
-    up = Axis(edges, True, first, last, MAP - BOTTOM - 8, -(MAP - BOTTOM - 8 - RIGHT))
-    body = cells(counts, across, up) + map_labels(across, up)
+    x_axis = Axis(edges, True, first, last, LEFT, MAP - LEFT - RIGHT)
+    y_axis = Axis(edges, True, first, last, MAP - BOTTOM - 8, -(MAP - BOTTOM - 8 - RIGHT))
+    body = cells(counts, x_axis, y_axis) + map_labels(x_axis, y_axis)
     if min_side and max_ratio and edges[first] < min_side < edges[last + 1]:
-        body += allowed(across, up, min_side, max_ratio)
+        body += allowed(x_axis, y_axis, min_side, max_ratio)
     return svg(MAP, MAP, label, body)
 
 
 def map_range(counts: Numbers) -> tuple[int, int]:
-    """The bins to show: the same on both axes, whole octaves."""
+    """The bins to show: whole octaves, the same on both axes."""
     filled = np.flatnonzero(counts.sum(0) + counts.sum(1))
     first, last = int(filled[0]) // 4 * 4, int(filled[-1]) // 4 * 4 + 3
     return first, min(last, len(counts) - 1)
 
 
-def cells(counts: Numbers, across: Axis, up: Axis) -> Markup:
-    step = across.length / (across.last + 1 - across.first)
-    most, edges = counts.max(), across.edges
-    drawn = [
+def cells(counts: Numbers, x_axis: Axis, y_axis: Axis) -> Markup:
+    step = x_axis.length / (x_axis.last + 1 - x_axis.first)
+    most, edges = counts.max(), x_axis.edges
+    elements = [
         Markup(
             '<rect class="cell" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" fill-opacity="{:.2f}">'
             "<title>{}</title></rect>"
         ).format(
-            across.place(edges[x]) + 0.5,
-            up.place(edges[y + 1]) + 0.5,
+            x_axis.position(edges[x]) + 0.5,
+            y_axis.position(edges[y + 1]) + 0.5,
             step - 1,
-            -up.length / (up.last + 1 - up.first) - 1,
+            -y_axis.length / (y_axis.last + 1 - y_axis.first) - 1,
             0.12 + 0.88 * np.sqrt(counts[x, y] / most),
             f"{edges[x]:.0f}–{edges[x + 1]:.0f} × {edges[y]:.0f}–{edges[y + 1]:.0f}: {number(counts[x, y])}",
         )
         for x, y in np.argwhere(counts)
     ]
-    return Markup().join(drawn)
+    return Markup().join(elements)
 
 
-def map_labels(across: Axis, up: Axis) -> Markup:
-    ticks = nice_ticks(across)
-    base = up.place(up.edges[up.first])
-    texts = [text_at(across.place(at), base + 16, f"{at:.0f}", "middle") for at in ticks]
-    texts += [text_at(LEFT - 5, up.place(at) + 3.5, f"{at:.0f}", "end") for at in ticks]
+def map_labels(x_axis: Axis, y_axis: Axis) -> Markup:
+    ticks = nice_ticks(x_axis)
+    base = y_axis.position(y_axis.edges[y_axis.first])
+    texts = [text_at(x_axis.position(at), base + 16, f"{at:.0f}", "middle") for at in ticks]
+    texts += [text_at(LEFT - 5, y_axis.position(at) + 3.5, f"{at:.0f}", "end") for at in ticks]
     names = [text_at(MAP - RIGHT, base - 6, "width, pixels", "end"), text_at(LEFT + 5, 20, "height, pixels", "start")]
     return Markup().join([*texts, *names])
 
 
-def allowed(across: Axis, up: Axis, side: float, ratio: float) -> Markup:
-    """The outline of what is neither too small nor too wide nor too tall."""
-    end = float(across.edges[across.last + 1])
+def allowed(x_axis: Axis, y_axis: Axis, side: float, ratio: float) -> Markup:
+    """The outline of the sizes that the rules accept."""
+    end = float(x_axis.edges[x_axis.last + 1])
     near, far = min(side * ratio, end), max(end / ratio, side)
     points = [(side, near), (side, side), (near, side), (end, far), (end, end), (far, end)]
-    path = " ".join(f"{across.place(x):.1f},{up.place(y):.1f}" for x, y in points)
+    path = " ".join(f"{x_axis.position(x):.1f},{y_axis.position(y):.1f}" for x, y in points)
     return Markup('<polygon class="allowed" points="{}"/>').format(path)

@@ -1,4 +1,4 @@
-"""A dataset's survey and pictures → what the page's template shows, in words and charts. No Beam, reads no files."""
+"""A dataset's survey and pictures → the texts and charts of the page's template. No Beam, reads no files."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from markupsafe import Markup
 from gesso.dataset.reasons import PENDING, STAGES, meaning, stage_of
 from gesso.dataset.records import ROWS_READ, SUCCESS, is_fetched
 from gesso.pipelines.report import charts
-from gesso.pipelines.report.charts import Part, number, share
+from gesso.pipelines.report.charts import Segment, number, share
 from gesso.pipelines.report.samples import Picture, host_of
 from gesso.pipelines.report.survey import Survey
 from gesso.progress import seconds
@@ -22,8 +22,8 @@ from gesso.progress import seconds
 Json = dict[str, Any]
 
 TOP_HOSTS, TOP_WORDS, TOP_CAPTIONS = 20, 40, 12
-LONGEST = 1_000  # characters of a caption that the page carries
-# Words that tell nothing about pictures: articles, prepositions, pronouns, forms of to be.
+LONGEST = 1_000  # maximum characters of a caption on the page
+# Words that do not describe pictures: articles, prepositions, pronouns, forms of to be.
 STOP_TEXT = """
 a about above after all also am an and are around as at be been before behind being below beside between but by can
 close do does down each few for from front had has have he her here his how i if in inside into is it its just me more
@@ -35,11 +35,11 @@ STOP_WORDS = frozenset(STOP_TEXT.split())
 
 
 @dataclass(frozen=True)
-class Holding:
-    """What the report knows of a dataset."""
+class DatasetSummary:
+    """The input of the page."""
 
     name: str
-    foreign: bool  # img2dataset's own
+    by_img2dataset: bool  # shards of img2dataset's own
     finished: bool
     plan: Json
     markers: dict[int, Json]
@@ -67,7 +67,7 @@ class Holding:
         return int(self.funnel[SUCCESS])
 
 
-def render(holding: Holding) -> str:
+def render(dataset: DatasetSummary) -> str:
     """The whole page."""
     environment = Environment(
         loader=PackageLoader("gesso.pipelines.report", "."),
@@ -78,17 +78,17 @@ def render(holding: Holding) -> str:
     )
     environment.filters |= {"number": number, "size": size, "href": safe_href, "host": host_of, "brief": brief}
     return environment.get_template("page.html.j2").render(
-        it=holding,
-        state=state(holding),
-        when=when(holding.markers),
-        facts=facts(holding),
-        steps=steps(holding),
-        funnel_line=funnel_line(holding),
-        groups=groups(holding),
-        hosts=hosts(holding.survey),
-        sizes=sizes(holding),
-        captions=captions(holding.survey),
-        cards=cards(holding),
+        dataset=dataset,
+        state=state(dataset),
+        when=when(dataset.markers),
+        facts=facts(dataset),
+        steps=steps(dataset),
+        funnel_line=funnel_line(dataset),
+        groups=groups(dataset),
+        hosts=hosts(dataset.survey),
+        sizes=sizes(dataset),
+        captions=captions(dataset.survey),
+        cards=cards(dataset),
     )
 
 
@@ -105,7 +105,7 @@ def size(value: float) -> str:
 
 
 def safe_href(url: str | None) -> str:
-    """The link where it is http or https; else an empty text, which the page makes no link of."""
+    """The link if it is http or https; else an empty string, which the page shows without a link."""
     try:
         return url if url and urlsplit(url).scheme in ("http", "https") else ""
     except ValueError:
@@ -113,7 +113,7 @@ def safe_href(url: str | None) -> str:
 
 
 def brief(text: str | None) -> str:
-    """A caption of bounded length."""
+    """A caption, shortened to LONGEST characters."""
     whole = text or ""
     return whole if len(whole) <= LONGEST else f"{whole[: LONGEST - 1]}…"
 
@@ -121,15 +121,15 @@ def brief(text: str | None) -> str:
 # ── head ──
 
 
-def state(holding: Holding) -> str:
-    """What is missing of an unfinished collection; an empty text for a whole one."""
-    if holding.finished or holding.foreign:
+def state(dataset: DatasetSummary) -> str:
+    """How much of an unfinished collection is done; an empty string for a finished one."""
+    if dataset.finished or dataset.by_img2dataset:
         return ""
-    return f"Not finished: {number(len(holding.markers))} of {number(holding.plan['shards'])} shards are done."
+    return f"Not finished: {number(len(dataset.markers))} of {number(dataset.plan['shards'])} shards are done."
 
 
 def busy(markers: Mapping[int, Json]) -> float:
-    """Seconds in which at least one shard was under way: pauses between two runs do not count."""
+    """Seconds in which at least one shard was being written, without pauses between runs."""
     total, reached = 0.0, 0.0
     for start, end in sorted((marker["start_time"], marker["end_time"]) for marker in markers.values()):
         total += max(0.0, end - max(start, reached))
@@ -147,19 +147,19 @@ def when(markers: Mapping[int, Json]) -> str:
     return f"{day} to {f'{end:%H:%M}' if start.date() == end.date() else other} UTC"
 
 
-def facts(holding: Holding) -> list[tuple[str, str]]:
-    """The figures of the head, each with its name."""
-    fetched = sum(count for reason, count in holding.reasons.items() if is_fetched(reason) and is_link(reason))
-    passed = busy(holding.markers)
-    rate = (fetched + holding.samples) / passed if passed else 0
+def facts(dataset: DatasetSummary) -> list[tuple[str, str]]:
+    """The numbers at the top of the page, each with its label."""
+    fetched = sum(count for reason, count in dataset.reasons.items() if is_fetched(reason) and is_link(reason))
+    passed = busy(dataset.markers)
+    rate = (fetched + dataset.samples) / passed if passed else 0
     return [
-        (number(holding.samples), "pictures with captions"),
+        (number(dataset.samples), "pictures with captions"),
         (
-            share(holding.samples, holding.rows),
-            f"of {number(holding.rows)} rows read" + (", so far" if state(holding) else ""),
+            share(dataset.samples, dataset.rows),
+            f"of {number(dataset.rows)} rows read" + (", so far" if state(dataset) else ""),
         ),
-        (size(holding.bytes), "in the tars of kept samples"),
-        (number(len(holding.markers)), "shard" if len(holding.markers) == 1 else "shards"),
+        (size(dataset.bytes), "in the tars of kept samples"),
+        (number(len(dataset.markers)), "shard" if len(dataset.markers) == 1 else "shards"),
         (seconds(passed), "of work" + (f" at {rate:,.{0 if rate >= 10 else 1}f} links a second" if rate else "")),
     ]
 
@@ -171,64 +171,64 @@ def is_link(reason: str) -> bool:
 # ── funnel and reasons ──
 
 
-def by_stage(holding: Holding) -> Counter[str]:
-    """Rows lost on each stage; `pending` are those of shards that are not done."""
+def by_stage(dataset: DatasetSummary) -> Counter[str]:
+    """Rows lost at each stage; `pending` are those of unfinished shards."""
     lost = Counter[str]()
-    for reason, count in holding.reasons.items():
+    for reason, count in dataset.reasons.items():
         lost[stage_of(reason)] += count
-    lost[PENDING] = holding.rows - holding.samples - lost.total()
+    lost[PENDING] = dataset.rows - dataset.samples - lost.total()
     return lost
 
 
-def steps(holding: Holding) -> list[Json]:
-    """The funnel's rows: what is left, and what the stage before has taken."""
-    lost, left = by_stage(holding), holding.rows
-    rows: list[Json] = [step("Rows read", "", left, 0, holding.rows, "")]
+def steps(dataset: DatasetSummary) -> list[Json]:
+    """The steps of the funnel: the rows that are left, and those lost before."""
+    lost, left = by_stage(dataset), dataset.rows
+    rows: list[Json] = [step("Rows read", "", left, 0, dataset.rows, "")]
     for stage in STAGES:
         gone = lost[stage.name]
         left -= gone
         if gone or stage.name not in ("rows", "repeats", PENDING):
-            rows.append(step(stage.survivors, stage.name, left, gone, holding.rows, stage.title))
+            rows.append(step(stage.survivors, stage.name, left, gone, dataset.rows, stage.title))
     return rows
 
 
 def step(label: str, kind: str, left: int, gone: int, rows: int, title: str) -> Json:
-    parts = [Part("kept", left, f"{label}: {number(left)}"), Part(kind, gone, f"{title}: {number(gone)}")]
+    parts = [Segment("kept", left, f"{label}: {number(left)}"), Segment(kind, gone, f"{title}: {number(gone)}")]
     lost = f"− {number(gone)} {title} ({share(gone, rows)})" if gone else ""
     drawn = charts.bar(parts if gone else parts[:1], rows)
     return {"label": label, "kind": kind, "count": number(left), "share": share(left, rows), "bar": drawn, "lost": lost}
 
 
-def funnel_line(holding: Holding) -> str:
-    """Where most rows are lost, in a sentence."""
-    lost = by_stage(holding)
+def funnel_line(dataset: DatasetSummary) -> str:
+    """A sentence about the stage at which most rows are lost."""
+    lost = by_stage(dataset)
     lost.pop(PENDING)
     titles = {stage.name: stage.title for stage in STAGES}
     worst, count = max(lost.items(), key=lambda item: item[1], default=("", 0))
     if not count:
-        return "No row that was looked at is lost."
-    return f"The largest loss is {number(count)} rows ({share(count, holding.rows)}): {titles[worst]}."
+        return "No row of the finished shards is lost."
+    return f"The largest loss is {number(count)} rows ({share(count, dataset.rows)}): {titles[worst]}."
 
 
-def groups(holding: Holding) -> list[Json]:
+def groups(dataset: DatasetSummary) -> list[Json]:
     """The reasons by stage, the frequent ones first."""
-    most = max(holding.reasons.values(), default=0)
+    most = max(dataset.reasons.values(), default=0)
     found = []
     for stage in STAGES:
-        rows = [item for item in holding.reasons.most_common() if item[1] and stage_of(item[0]) == stage.name]
+        rows = [item for item in dataset.reasons.most_common() if item[1] and stage_of(item[0]) == stage.name]
         if rows:
             total = sum(count for _, count in rows)
-            lines = [reason_line(holding, stage.name, reason, count, most) for reason, count in rows]
+            lines = [reason_line(dataset, stage.name, reason, count, most) for reason, count in rows]
             title = stage.title[0].upper() + stage.title[1:]
-            summary = f"{number(total)} · {share(total, holding.rows)}"
+            summary = f"{number(total)} · {share(total, dataset.rows)}"
             found.append({"kind": stage.name, "title": title, "summary": summary, "lines": lines})
     return found
 
 
-def reason_line(holding: Holding, kind: str, reason: str, count: int, most: int) -> Json:
-    shown = len(holding.rejected.get(reason, [])) or len(holding.survey.examples.get(reason, []))
-    drawn = charts.bar([Part(kind, count, f"{reason}: {number(count)}")], most)
-    part = share(count, holding.rows)
+def reason_line(dataset: DatasetSummary, kind: str, reason: str, count: int, most: int) -> Json:
+    shown = len(dataset.rejected.get(reason, [])) or len(dataset.survey.examples.get(reason, []))
+    drawn = charts.bar([Segment(kind, count, f"{reason}: {number(count)}")], most)
+    part = share(count, dataset.rows)
     return {
         "reason": reason,
         "count": number(count),
@@ -243,54 +243,56 @@ def reason_line(holding: Holding, kind: str, reason: str, count: int, most: int)
 
 
 def hosts(survey: Survey) -> Json:
-    """The hosts with the most links, and how concentrated the links are."""
-    links, causes = Counter[str](), dict[str, Counter[str]]()
-    for (host, cause), count in survey.hosts.counts.items():
+    """The hosts with the most links, and a sentence on their distribution."""
+    links, outcomes = Counter[str](), dict[str, Counter[str]]()
+    for (host, outcome), count in survey.hosts.counts.items():
         links[host] += count
-        causes.setdefault(host, Counter())[cause] += count
+        outcomes.setdefault(host, Counter())[outcome] += count
     top = links.most_common(TOP_HOSTS)
     most = top[0][1] if top else 0
-    seen = {stage_of(cause) for counts in causes.values() for cause in counts if cause != SUCCESS}
+    seen = {stage_of(outcome) for counts in outcomes.values() for outcome in counts if outcome != SUCCESS}
     return {
         "key": [("kept", "kept"), *((stage.name, stage.title) for stage in STAGES if stage.name in seen)],
-        "rows": [host_line(host, count, causes[host], most) for host, count in top],
+        "rows": [host_line(host, count, outcomes[host], most) for host, count in top],
         "line": hosts_line(links, survey.hosts.error),
-        "note": f"Counts of rare hosts may miss up to {number(survey.hosts.error)}." if survey.hosts.error else "",
+        "note": f"Counts of rare hosts may be too low by up to {number(survey.hosts.error)}."
+        if survey.hosts.error
+        else "",
     }
 
 
 def hosts_line(links: Counter[str], error: int) -> str:
     half, reached = 0, 0
-    for half, (_, count) in enumerate(links.most_common(), 1):  # noqa: B007 - read behind the loop
+    for half, (_, count) in enumerate(links.most_common(), 1):  # noqa: B007 - read after the loop
         reached += count
         if 2 * reached >= links.total():
             break
     single = sum(count == 1 for count in links.values())
     least = "at least " if error else ""
-    holds = "host holds" if half == 1 else "hosts hold"
+    holds = "host has" if half == 1 else "hosts have"
     return (
-        f"The links lie on {least}{number(len(links))} {'host' if len(links) == 1 else 'hosts'}. "
-        f"{number(half)} {holds} half of them; {number(single)} {'has' if single == 1 else 'have'} a single one."
+        f"The links are on {least}{number(len(links))} {'host' if len(links) == 1 else 'hosts'}. "
+        f"{number(half)} {holds} half of them; {number(single)} {'has' if single == 1 else 'have'} a single link."
     )
 
 
-def host_line(host: str, count: int, causes: Counter[str], most: int) -> Json:
+def host_line(host: str, count: int, outcomes: Counter[str], most: int) -> Json:
     stages = Counter[str]()
-    for cause, number_of in causes.items():
-        if cause != SUCCESS:
-            stages[stage_of(cause)] += number_of
-    parts = [Part("kept", causes[SUCCESS], f"kept: {number(causes[SUCCESS])}")]
+    for outcome, number_of in outcomes.items():
+        if outcome != SUCCESS:
+            stages[stage_of(outcome)] += number_of
+    parts = [Segment("kept", outcomes[SUCCESS], f"kept: {number(outcomes[SUCCESS])}")]
     parts += [
-        Part(stage.name, stages[stage.name], f"{stage.title}: {number(stages[stage.name])}")
+        Segment(stage.name, stages[stage.name], f"{stage.title}: {number(stages[stage.name])}")
         for stage in STAGES
         if stages[stage.name]
     ]
-    failures = [(cause, times) for cause, times in causes.most_common() if cause != SUCCESS]
+    failures = [(outcome, times) for outcome, times in outcomes.most_common() if outcome != SUCCESS]
     worst = f"{failures[0][0]} {share(failures[0][1], count)}" if failures else ""
     return {
         "host": host,
         "count": number(count),
-        "kept": share(causes[SUCCESS], count),
+        "kept": share(outcomes[SUCCESS], count),
         "bar": charts.bar(parts, most),
         "worst": worst,
     }
@@ -299,12 +301,12 @@ def host_line(host: str, count: int, causes: Counter[str], most: int) -> Json:
 # ── sizes ──
 
 
-def sizes(holding: Holding) -> Json:
-    """Charts of the pictures' sizes, and the shares of formats and of untouched bytes."""
-    survey, settings = holding.survey, holding.settings
+def sizes(dataset: DatasetSummary) -> Json:
+    """Charts of the pictures' sizes, and the shares of formats and of unchanged files."""
+    survey, settings = dataset.survey, dataset.settings
     untouched, again = survey.reencoded[False], survey.reencoded[True]
-    line = f"{share(untouched, untouched + again)} of the kept pictures keep their bytes as they came; "
-    line += f"{number(again)} were made smaller, turned upright or converted, and encoded again."
+    line = f"{share(untouched, untouched + again)} of the kept pictures are stored as downloaded; "
+    line += f"{number(again)} were resized, rotated or converted, and re-encoded."
     formats = survey.formats.most_common()
     known = sum(count for _, count in formats)
     return {
@@ -319,7 +321,7 @@ def sizes(holding: Holding) -> Json:
 def size_map(survey: Survey, settings: Json) -> Markup:
     if not survey.size_map.any():
         return Markup()
-    label = "Original widths and heights of all pictures whose header was read, as a map"
+    label = "Original widths and heights of all pictures whose header was read"
     limits = settings.get("min_side"), settings.get("max_aspect_ratio")
     return charts.size_map(survey.size_map, survey.size_edges, label, *limits)
 
@@ -330,10 +332,10 @@ def size_charts(survey: Survey, settings: Json) -> list[Json]:
     sides = [(settings[name], f"{text} {settings[name]}") for name, text in SIDE_MARKS if settings.get(name)]
     ratios = [(1 / ratio, ratio_name(1 / ratio)), (ratio, ratio_name(ratio))] if ratio else []
     every = [
-        ("Short side as it came, pixels", survey.short_side, number, None, sides),
-        ("Short side as kept, pixels", survey.kept_side, number, None, []),
-        ("Width to height", survey.aspect, ratio_name, [0.125, 0.25, 0.5, 1, 2, 4, 8], ratios),
-        ("Bytes as they came", survey.bytes, binary_size, BYTE_TICKS, []),
+        ("Original short side, pixels", survey.short_side, number, None, sides),
+        ("Stored short side, pixels", survey.kept_side, number, None, []),
+        ("Aspect ratio (width to height)", survey.aspect, ratio_name, [0.125, 0.25, 0.5, 1, 2, 4, 8], ratios),
+        ("Original file size", survey.bytes, binary_size, BYTE_TICKS, []),
     ]
     return [
         {"title": title, "svg": charts.histogram(counts, title, value, ticks, marks)}
@@ -347,12 +349,12 @@ BYTE_TICKS = [2.0**octave for octave in range(8, 27, 3)]
 
 
 def ratio_name(value: float) -> str:
-    """Width to height as people say it: 2:1, 1:1, 1:2."""
+    """An aspect ratio for an axis: 2:1, 1:1, 1:2."""
     return f"{value:.3g}:1" if value >= 1 else f"1:{1 / value:.3g}"
 
 
 def binary_size(value: float) -> str:
-    """A power of two bytes and what lies between, for an axis: 256 B, 2 KiB, 1 MiB."""
+    """Bytes in binary units for an axis: 256 B, 2 KiB, 1 MiB."""
     for unit in ("B", "KiB", "MiB"):
         if value < 1024 or unit == "MiB":
             break
@@ -364,11 +366,11 @@ def binary_size(value: float) -> str:
 
 
 def captions(survey: Survey) -> Json:
-    """Lengths, frequent words and captions, and what the rules cut off."""
+    """Lengths, frequent words and captions, and what cleaning removed."""
     words = [item for item in survey.words.counts.most_common(10 * TOP_WORDS) if item[0] not in STOP_WORDS]
     words = [item for item in words if len(item[0]) > 1 and not item[0].isnumeric()][:TOP_WORDS]
     repeated = [(text, count) for text, count in survey.captions.counts.most_common(TOP_CAPTIONS) if count > 1]
-    kept = survey.causes[SUCCESS]
+    kept = survey.outcomes[SUCCESS]
     return {
         "line": captions_line(survey),
         "charts": [
@@ -380,16 +382,16 @@ def captions(survey: Survey) -> Json:
         "repeated": [(brief(text), number(count), share(count, kept)) for text, count in repeated],
         "cut": f"{number(survey.cut)} of the kept captions ({share(survey.cut, kept)}) were cleaned.",
         "examples": [edited(brief(before), brief(after)) for before, after in survey.cut_examples.items()],
-        "note": f"Counts may miss up to {number(survey.captions.error)}." if survey.captions.error else "",
+        "note": f"Counts may be too low by up to {number(survey.captions.error)}." if survey.captions.error else "",
     }
 
 
 def bar_of_word(word: str, count: int, most: int) -> Markup:
-    return charts.bar([Part("kept", count, f"{word}: {number(count)}")], most)
+    return charts.bar([Segment("kept", count, f"{word}: {number(count)}")], most)
 
 
 def edited(before: str, after: str) -> Markup:
-    """The caption as it came, with what was taken out and put in marked word by word."""
+    """The original caption with removed and inserted words marked."""
     old, new = before.split(), after.split()
     pieces = []
     for _, i, j, k, m in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
@@ -408,17 +410,17 @@ def captions_line(survey: Survey) -> str:
     again = sum(count for count in survey.captions.counts.values() if count > 1)
     if survey.captions.error or not again:
         return line
-    return f"{line} {share(again, survey.captions.counts.total())} of them stand at more than one picture."
+    return f"{line} {share(again, survey.captions.counts.total())} of them belong to more than one picture."
 
 
 # ── contact sheets ──
 
 
-def cards(holding: Holding) -> list[Json]:
-    """For every reason that has them: pictures, or else the rows as text."""
+def cards(dataset: DatasetSummary) -> list[Json]:
+    """For every reason its example pictures, or else example rows as text."""
     found = []
-    for reason, count in holding.reasons.most_common():
-        shown, rows = holding.rejected.get(reason, []), holding.survey.examples.get(reason, [])
+    for reason, count in dataset.reasons.most_common():
+        shown, rows = dataset.rejected.get(reason, []), dataset.survey.examples.get(reason, [])
         if shown or rows:
             entry = {"reason": reason, "kind": stage_of(reason), "count": number(count), "meaning": meaning(reason)}
             found.append({**entry, "pictures": shown, "rows": [] if shown else rows})

@@ -1,4 +1,4 @@
-"""A few pictures of a dataset as thumbnails with their captions, read from the beginnings of its tars. No Beam."""
+"""Thumbnails of a few pictures of a dataset with their rows, from the first samples of its tars. No Beam."""
 
 import base64
 import json
@@ -17,12 +17,12 @@ Row = dict[str, Any]
 SHARDS = 24  # tars that are opened
 LONG_SIDE = 192  # pixels
 PER_REASON = 8
-BUDGET = 4_500_000  # bytes of all kept pictures together as text, so that the page stays under 6 MB
+BUDGET = 4_500_000  # bytes of all kept pictures as data URIs, so that the page stays under 6 MB
 SUFFIXES = ("jpg", "jpeg", "png", "webp")
 
 
 class Picture(NamedTuple):
-    """What the page shows of a sample."""
+    """A sample as the page shows it."""
 
     uri: str
     width: int
@@ -37,7 +37,7 @@ def spread(indexes: Sequence[int], most: int) -> list[int]:
 
 
 def kept_pictures(output: str, indexes: Sequence[int], count: int) -> list[Picture]:
-    """The first few of each of some shards: the smallest uids where the shards are ours."""
+    """The first few samples of some shards."""
     chosen = spread(indexes, min(SHARDS, max(1, count)))
     each = -(-count // max(1, len(chosen)))
     found = (
@@ -47,7 +47,7 @@ def kept_pictures(output: str, indexes: Sequence[int], count: int) -> list[Pictu
 
 
 def rejected_pictures(output: str, indexes: Sequence[int]) -> dict[str, list[Picture]]:
-    """Pictures by the reason that rejected them."""
+    """Rejected pictures, by reason."""
     found: dict[str, list[Picture]] = {}
     for index in spread(indexes, SHARDS):
         for picture in pictures(storage.join(output, layout.rejected_name(index))):
@@ -88,9 +88,9 @@ def row_of(sample: dict[str, bytes]) -> Row:
 
 
 def read_tar(path: str) -> Iterator[dict[str, bytes]]:
-    """A tar's samples: the bodies of members side by side that share a key, by their suffixes.
+    """A tar's samples: the contents of their members by suffix.
 
-    A tar that breaks off ends at its last whole sample: img2dataset leaves such tars when it is killed.
+    A truncated tar ends at its last complete sample; img2dataset leaves such tars when it is killed.
     """
     key, sample = "", dict[str, bytes]()
     with storage.open_input(path) as stream:
@@ -110,7 +110,7 @@ def read_tar(path: str) -> Iterator[dict[str, bytes]]:
 
 
 def host_of(url: str | None) -> str:
-    """The link's host for people to read; an empty text where there is none."""
+    """The link's host; an empty string where there is none."""
     try:
         return urlsplit(url or "").hostname or ""
     except ValueError:

@@ -1,6 +1,6 @@
-"""Every row of a dataset → counts, histograms and a few examples, in bounded memory. No Beam, no pictures.
+"""Statistics of all rows of a dataset: counts, histograms, examples, in bounded memory. No Beam, no pictures.
 
-00000.parquet … ─ batches of the columns that count ─▶ Survey.add ─▶ Survey
+00000.parquet … ─ batches of COLUMNS ─▶ Survey.add ─▶ Survey
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gesso import storage
-from gesso.dataset.img2dataset import foreign_reason
+from gesso.dataset.img2dataset import reason_of_message
 from gesso.dataset.records import FAILED_TO_DOWNLOAD, SUCCESS
 from gesso.errors import UserError
 
@@ -23,8 +23,8 @@ Numbers = npt.NDArray[np.float64]
 Row = dict[str, Any]
 
 BATCH = 65_536  # rows
-HOSTS, WORDS, CAPTIONS = 500_000, 500_000, 250_000  # different ones that are counted at a time
-EXAMPLES = 6  # rows a reason shows, and cut captions
+HOSTS, WORDS, CAPTIONS = 500_000, 500_000, 250_000  # distinct keys that are counted at a time
+EXAMPLES = 6  # examples of each reason, and of cleaned captions
 HOST = r"^\s*[A-Za-z]+://(?:[^/?#]*@)?(?P<host>\[[^\]]*\]|[^/:?#\s]+)"
 NO_WORD = r"[^\p{L}\p{M}\p{N}'’]+"
 TEXT = ("key", "url", "caption", "original_caption", "status", "reason", "error_message", "original_format")
@@ -38,9 +38,9 @@ COLUMNS = {
 
 @dataclass
 class Tally:
-    """Counts at most `limit` different keys at a time: beyond, the rarer half is forgotten.
+    """Counts at most `limit` distinct keys: beyond that the rarer half is dropped.
 
-    Every count is then too low by at most `error`: the sum of the largest counts that were forgotten.
+    Every count is then too low by at most `error`: the sum of the largest counts that were dropped.
     """
 
     limit: int
@@ -58,7 +58,7 @@ class Tally:
 
 @dataclass
 class Histogram:
-    """Counts of kept and of other values in bins that are equally wide, on a logarithmic scale where `log`."""
+    """Counts of the values of kept and of other rows in bins of equal width, on a logarithmic scale where `log`."""
 
     edges: Numbers
     log: bool = False
@@ -69,7 +69,7 @@ class Histogram:
         self.kept, self.other = (np.zeros(len(self.edges) - 1, np.int64) for _ in range(2))
 
     def add(self, values: Numbers, kept: npt.NDArray[np.bool_]) -> None:
-        """Counts values; those beyond the ends fall into the first or last bin, NaN nowhere."""
+        """Counts values; those beyond the ends fall into the first or last bin, NaN into none."""
         inside = np.clip(values, self.edges[0], self.edges[-1])
         self.kept += np.histogram(inside[kept & ~np.isnan(values)], self.edges)[0]
         self.other += np.histogram(inside[~kept & ~np.isnan(values)], self.edges)[0]
@@ -79,30 +79,30 @@ class Histogram:
         return int(self.kept.sum() + self.other.sum())
 
     def median(self) -> float:
-        """The kept values' median as far as the bins tell: the lower edge of the bin that holds it."""
+        """The kept values' median, rounded down to the edge of its bin."""
         return float(self.edges[int(np.searchsorted(np.cumsum(self.kept), self.kept.sum() / 2))])
 
 
 def log_edges(low: int, high: int, steps: int) -> Numbers:
-    """Edges from 2^low to 2^high, `steps` to an octave."""
+    """Edges from 2^low to 2^high, `steps` in each octave."""
     return np.asarray(2.0 ** (np.arange(low * steps, high * steps + 1) / steps))
 
 
 @dataclass
 class Survey:
-    """What the rows hold."""
+    """Statistics of the rows. A row's outcome is `success` or its reason."""
 
-    foreign: bool
+    by_img2dataset: bool
     rows: int = 0
-    causes: Counter[str] = field(default_factory=Counter)  # reasons, `success` among them
-    hosts: Tally = field(default_factory=lambda: Tally(HOSTS))  # (host, reason)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    hosts: Tally = field(default_factory=lambda: Tally(HOSTS))  # (host, outcome)
     words: Tally = field(default_factory=lambda: Tally(WORDS))
     captions: Tally = field(default_factory=lambda: Tally(CAPTIONS))
     formats: Counter[str] = field(default_factory=Counter)
     reencoded: Counter[bool] = field(default_factory=Counter)
     downloaded: int = 0  # bytes
-    cut: int = 0
-    cut_examples: dict[str, str] = field(default_factory=dict)  # before: after
+    cut: int = 0  # captions that were cleaned
+    cut_examples: dict[str, str] = field(default_factory=dict)  # before cleaning: after
     examples: dict[str, list[Row]] = field(default_factory=dict)
     short_side: Histogram = field(default_factory=lambda: Histogram(log_edges(4, 14, 4), log=True))
     kept_side: Histogram = field(default_factory=lambda: Histogram(np.arange(0, 1025, 8.0)))
@@ -115,30 +115,30 @@ class Survey:
 
     def add(self, batch: pa.Table) -> None:
         """Counts a batch that has every column of COLUMNS."""
-        cause = self.causes_of(batch)
-        batch = batch.append_column("cause", cause)
-        kept = np.asarray(pc.equal(cause, SUCCESS))
+        outcome = self.row_outcomes(batch)
+        batch = batch.append_column("outcome", outcome)
+        kept = np.asarray(pc.equal(outcome, SUCCESS))
         self.rows += len(batch)
-        self.causes.update(counts_of(cause))
+        self.outcomes.update(counts_of(outcome))
         self.add_hosts(batch)
         self.add_sizes(batch, kept)
         self.add_examples(batch)
         self.add_captions(batch.filter(pa.array(kept)))
 
-    def causes_of(self, batch: pa.Table) -> pa.ChunkedArray:
-        if not self.foreign:
+    def row_outcomes(self, batch: pa.Table) -> pa.ChunkedArray:
+        if not self.by_img2dataset:
             return pc.fill_null(batch["reason"], SUCCESS)
-        told = pa.table({"status": batch["status"], "message": batch["error_message"]})
-        kinds = told.group_by(["status", "message"]).aggregate([]).to_pylist()
-        known = {(kind["status"], kind["message"]): cause(kind["status"], kind["message"]) for kind in kinds}
-        rows = zip(told["status"].to_pylist(), told["message"].to_pylist(), strict=True)
-        return pa.chunked_array([pa.array([known[row] for row in rows], pa.string())])
+        messages = pa.table({"status": batch["status"], "message": batch["error_message"]})
+        kinds = messages.group_by(["status", "message"]).aggregate([]).to_pylist()
+        outcomes = {(kind["status"], kind["message"]): outcome_of(kind["status"], kind["message"]) for kind in kinds}
+        rows = zip(messages["status"].to_pylist(), messages["message"].to_pylist(), strict=True)
+        return pa.chunked_array([pa.array([outcomes[row] for row in rows], pa.string())])
 
     def add_hosts(self, batch: pa.Table) -> None:
         host = pc.utf8_lower(pc.struct_field(pc.extract_regex(batch["url"], HOST), "host"))
-        table = pa.table({"host": pc.fill_null(host, ""), "cause": batch["cause"]})
-        groups = table.group_by(["host", "cause"]).aggregate([([], "count_all")])
-        keys = zip(groups["host"].to_pylist(), groups["cause"].to_pylist(), strict=True)
+        table = pa.table({"host": pc.fill_null(host, ""), "outcome": batch["outcome"]})
+        groups = table.group_by(["host", "outcome"]).aggregate([([], "count_all")])
+        keys = zip(groups["host"].to_pylist(), groups["outcome"].to_pylist(), strict=True)
         self.hosts.add((key, count) for key, count in zip(keys, groups["count_all"].to_pylist(), strict=True) if key[0])
 
     def add_sizes(self, batch: pa.Table, kept: npt.NDArray[np.bool_]) -> None:
@@ -157,10 +157,10 @@ class Survey:
         self.reencoded.update(counts_of(batch["reencoded"].drop_null()))
 
     def add_examples(self, batch: pa.Table) -> None:
-        for cause in counts_of(batch["cause"]):
-            shown = self.examples.setdefault(cause, [])
-            if cause != SUCCESS and len(shown) < EXAMPLES:
-                rows = batch.filter(pc.equal(batch["cause"], cause)).slice(0, EXAMPLES - len(shown))
+        for outcome in counts_of(batch["outcome"]):
+            shown = self.examples.setdefault(outcome, [])
+            if outcome != SUCCESS and len(shown) < EXAMPLES:
+                rows = batch.filter(pc.equal(batch["outcome"], outcome)).slice(0, EXAMPLES - len(shown))
                 shown += rows.to_pylist()
 
     def add_captions(self, kept: pa.Table) -> None:
@@ -181,26 +181,26 @@ class Survey:
 
 
 def counts_of(column: pa.ChunkedArray) -> dict[Any, int]:
-    """The column's values, each with its number."""
+    """The column's values, each with its count."""
     counted = pc.value_counts(column)
     values, numbers = counted.field("values").to_pylist(), counted.field("counts").to_pylist()
     return dict(zip(values, numbers, strict=True))
 
 
 def batches(path: str) -> Iterator[pa.Table]:
-    """A shard's rows, a bounded number at a time; a column that the file lacks is null."""
+    """A shard's rows in batches of bounded size; a column that the file lacks is null."""
     with storage.open_input(path) as stream:
         try:
             rows = pq.ParquetFile(stream)
             present = [name for name in COLUMNS if name in rows.schema_arrow.names]
             for batch in rows.iter_batches(BATCH, columns=present):
-                yield complete(pa.Table.from_batches([batch]))
+                yield with_all_columns(pa.Table.from_batches([batch]))
         except (pa.ArrowInvalid, OSError) as error:
             reason = " ".join(str(error).split())
-            raise UserError(f"{path} cannot be read ({reason}): `gesso verify` tells what is damaged") from error
+            raise UserError(f"{path} cannot be read ({reason}): `gesso verify` shows what is damaged") from error
 
 
-def complete(table: pa.Table) -> pa.Table:
+def with_all_columns(table: pa.Table) -> pa.Table:
     columns = [
         table[name].cast(kind) if name in table.column_names else pa.chunked_array([pa.nulls(len(table), kind)])
         for name, kind in COLUMNS.items()
@@ -208,6 +208,6 @@ def complete(table: pa.Table) -> pa.Table:
     return pa.table(columns, names=list(COLUMNS))
 
 
-def cause(status: str | None, message: str | None) -> str:
-    """Our reason for a row of img2dataset's own; its status where the message is none that we know."""
-    return SUCCESS if status == SUCCESS else foreign_reason(message) or status or FAILED_TO_DOWNLOAD
+def outcome_of(status: str | None, message: str | None) -> str:
+    """The outcome of a row of img2dataset; its status where no reason is known for the message."""
+    return SUCCESS if status == SUCCESS else reason_of_message(message) or status or FAILED_TO_DOWNLOAD

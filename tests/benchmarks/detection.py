@@ -104,8 +104,8 @@ def text(picture: Picture, random: Random) -> Picture:
     written = picture.copy()
     draw, size = ImageDraw.Draw(written), picture.height // 9
     for line in ("© John Q. Public 2014", "SAMPLE not for sale"):
-        place = (random.uniform(0, picture.width / 4), random.uniform(0, picture.height - size))
-        draw.text(place, line, random.choice(("white", "black", "yellow")), ImageFont.load_default(size))
+        location = (random.uniform(0, picture.width / 4), random.uniform(0, picture.height - size))
+        draw.text(location, line, random.choice(("white", "black", "yellow")), ImageFont.load_default(size))
     return written
 
 

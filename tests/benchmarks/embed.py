@@ -30,7 +30,7 @@ from collect import HERE, photographs
 sys.path.insert(0, str(HERE.parents[2]))
 from gesso import storage
 from gesso.dataset import shards
-from gesso.dataset.records import link_identity, uid
+from gesso.dataset.records import normalize_url, sample_key
 from gesso.dataset.schemas import plan_schema
 from gesso.dedup.settings import ModelSettings
 from gesso.pipelines.collect import engine
@@ -59,7 +59,9 @@ def write_shards(folder: Path, count: int, size: int, data: Path) -> None:
         rows = []
         for number in range(index * size, (index + 1) * size):
             url, caption = f"http://a.example/{number}.jpg", f"a photograph of number {number}"
-            rows.append({"key": uid(link_identity(url), caption), "url": url, "caption": caption, "reason": None})
+            rows.append(
+                {"key": sample_key(normalize_url(url), caption), "url": url, "caption": caption, "reason": None}
+            )
         rows.sort(key=lambda row: str(row["key"]))
         plan = [pa.RecordBatch.from_pylist(rows, plan_schema())]
         first = index * size

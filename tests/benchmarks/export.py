@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from gesso import storage
 from gesso.dataset import layout, manifest, shards
-from gesso.dataset.records import link_identity, uid
+from gesso.dataset.records import normalize_url, sample_key
 from gesso.dataset.schemas import plan_schema
 from gesso.dataset.shards import Outcome
 
@@ -67,7 +67,7 @@ def pairs(shard: int, count: int) -> Iterator[dict[str, str]]:
     for number in range(count):
         url = f"https://host{number % 997}.example/pictures/{shard:05d}/{number:09d}.jpg"
         caption = f"picture {number} of the shard {shard}, with a caption as long as those of the web are"
-        key = f"{shard:05x}" + uid(link_identity(url), caption)[5:]
+        key = f"{shard:05x}" + sample_key(normalize_url(url), caption)[5:]
         yield {"key": key, "url": url, "caption": caption}
 
 

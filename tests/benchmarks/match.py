@@ -98,19 +98,19 @@ def extend(folder: Path, blocks: int, to: int, drawn: Array) -> None:
     write_manifest(folder, entries)
 
 
-def brute_force(queries: Array, training: Array, uids: Array) -> tuple[Array, Array]:
-    """The nearest by float64 products, rounded once: similarities and uids, (Q, TOP_K)."""
-    similarity, uid = [], []
+def brute_force(queries: Array, training: Array, keys: Array) -> tuple[Array, Array]:
+    """The nearest by float64 products, rounded once: similarities and keys, (Q, TOP_K)."""
+    similarity, key = [], []
     for start in range(0, len(queries), 250):
         every = (queries[start : start + 250].astype(np.float64) @ training.T).astype(np.float32)
         # All that ties with the k-th comes along.
         bar = np.partition(every, -TOP_K, axis=1)[:, -TOP_K, None]
         for row, least in zip(every, bar, strict=True):
             near = np.flatnonzero(row >= least)
-            best = near[np.lexsort((uids[near], -row[near]))][:TOP_K]
+            best = near[np.lexsort((keys[near], -row[near]))][:TOP_K]
             similarity.append(row[best])
-            uid.append(uids[best])
-    return np.array(similarity), np.array(uid)
+            key.append(keys[best])
+    return np.array(similarity), np.array(key)
 
 
 def read(folder: Path) -> Any:
@@ -123,20 +123,20 @@ def read(folder: Path) -> Any:
 
 def check_exact(folder: Path, training: Array, references: Array) -> Callable[[], Any]:
     """Compares the search with brute force, prints what it found, and gives the search to be timed."""
-    from gesso.dataset.embeddings import portions
+    from gesso.dataset.embeddings import chunks
     from gesso.dedup.matches import search_part
 
     write_directory(folder / "training", training)
     write_directory(folder / "references", references)
     opened, _ = read(folder / "training")
     _, queries = read(folder / "references")
-    search = partial(search_part, queries, opened, list(portions(opened.blocks)), TOP_K, lambda rows: None)
+    search = partial(search_part, queries, opened, list(chunks(opened.blocks)), TOP_K, lambda rows: None)
     found = search()
-    similarity, uid = brute_force(references, training.astype(np.float64), opened.keys())
-    same = (found["uid"] == uid).all() and (found["similarity"].view(np.uint32) == similarity.view(np.uint32)).all()
+    similarity, key = brute_force(references, training.astype(np.float64), opened.keys())
+    same = (found["uid"] == key).all() and (found["similarity"].view(np.uint32) == similarity.view(np.uint32)).all()
     ties = (np.diff(similarity, axis=1) == 0).any(axis=1).sum()
     print(f"{len(training):,} × {len(references):,}: {TOP_K} nearest, {ties:,} references with ties among them")
-    print(f"uids and similarities equal to brute force in float64, bit for bit: {'yes' if same else 'NO'}")
+    print(f"keys and similarities equal to brute force in float64, bit for bit: {'yes' if same else 'NO'}")
     if not same:
         sys.exit(1)
     return search

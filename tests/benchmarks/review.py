@@ -64,19 +64,19 @@ def prepare(root: Path, references: int, top_k: int, samples: int) -> overlap.Ov
     """An overlap of that size with its review, as `gesso match` and `gesso review` would leave it."""
     random = np.random.default_rng(0)
     keys = [f"COCO_val2014_{number:012d}" for number in range(references)]
-    uids = [hashlib.md5(str(number).encode()).hexdigest() for number in range(samples)]
+    keys = [hashlib.md5(str(number).encode()).hexdigest() for number in range(samples)]
     chosen = random.integers(0, samples, (references, top_k))
     scores = np.sort(random.beta(5, 3, (references, top_k)).astype(np.float32), axis=1)[:, ::-1]
     columns = {
         "reference_key": np.repeat(keys, top_k),
         "rank": np.tile(np.arange(1, top_k + 1, dtype=np.int32), references),
-        "uid": np.array(uids)[chosen.ravel()],
+        "uid": np.array(keys)[chosen.ravel()],
         "shard": np.zeros(chosen.size, np.int32),
         "similarity": scores.ravel(),
         "phash_distance": random.integers(0, 64, chosen.size, np.int32),
     }
     write_metadata(root / "coco_embeddings", keys, "images", None)
-    write_metadata(root / "embeddings", uids, "shards", 0)
+    write_metadata(root / "embeddings", keys, "shards", 0)
     table = pa.table(columns, pa.schema(MATCH_FIELDS))
     return overlap.read(reviews.write_matches(root, table, references, samples, top_k))
 
@@ -103,7 +103,7 @@ def link_thumbnails(target: Path, counts: dict[str, int]) -> None:
     small = [images.thumbnail(body, images.read_header(body), folder.NEAREST_SIDE) for body in bodies]
     for series, count in counts.items():
         for number in range(count):
-            path = target / "thumbs" / series / thumbnails.name_of(number)
+            path = target / "thumbs" / series / thumbnails.thumbnail_name(number)
             if number % thumbnails.PER_FOLDER == 0:
                 path.parent.mkdir(parents=True)
             if number % thumbnails.PER_FOLDER < len(small):
@@ -113,7 +113,7 @@ def link_thumbnails(target: Path, counts: dict[str, int]) -> None:
 
 
 def serve(found: overlap.Overlap, target: str) -> server.Server:
-    listening = server.Server(0, target, server.Keeper(found, target, "bench"))
+    listening = server.Server(0, target, server.DecisionStore(found, target, "bench"))
     threading.Thread(target=listening.serve_forever, daemon=True).start()
     return listening
 

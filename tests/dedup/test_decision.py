@@ -17,7 +17,7 @@ from gesso.errors import UserError
 from tests.reviews import MODEL, write_tiny
 
 SHA256 = "cd" * 32
-PAIRS = [  # reference, rank, uid, similarity
+PAIRS = [  # reference, rank, training sample, similarity
     ("a", 1, "s1", 0.9),
     ("a", 2, "s2", 0.8),
     ("b", 1, "s2", 0.7),
@@ -28,8 +28,15 @@ PAIRS = [  # reference, rank, uid, similarity
 
 def matches(pairs: list[tuple[str, int, str, float]] = PAIRS) -> pa.Table:
     rows = [
-        {"reference_key": key, "rank": rank, "uid": uid, "similarity": similarity, "shard": 0, "phash_distance": None}
-        for key, rank, uid, similarity in pairs
+        {
+            "reference_key": key,
+            "rank": rank,
+            "uid": sample,
+            "similarity": similarity,
+            "shard": 0,
+            "phash_distance": None,
+        }
+        for key, rank, sample, similarity in pairs
     ]
     return pa.Table.from_pylist(rows, pa.schema(MATCH_FIELDS))
 
@@ -50,47 +57,47 @@ def as_json(**changes: Any) -> dict[str, Any]:
 
 class TestDuplicates:
     def test_at_the_threshold_and_over(self) -> None:
-        told = decision.duplicates(matches(), decided(0.5))
-        assert told.pairs.tolist() == [True, True, True, True, False]
-        assert told.uids == ["s1", "s2", "s3"]
-        assert told.references == ["a", "b"]
+        result = decision.duplicates(matches(), decided(0.5))
+        assert result.pairs.tolist() == [True, True, True, True, False]
+        assert result.samples == ["s1", "s2", "s3"]
+        assert result.references == ["a", "b"]
 
     def test_similarities_are_compared_as_float64(self) -> None:
         table = matches([("a", 1, "s1", 0.9)])  # stands in the table as 0.89999998
-        assert decision.duplicates(table, decided(0.9)).uids == []
-        assert decision.duplicates(table, decided(float(np.float32(0.9)))).uids == ["s1"]
+        assert decision.duplicates(table, decided(0.9)).samples == []
+        assert decision.duplicates(table, decided(float(np.float32(0.9)))).samples == ["s1"]
 
     def test_a_verdict_outweighs_the_threshold(self) -> None:
-        told = decision.duplicates(matches(), decided(0.75, ("a", "s1", "different"), ("c", "s4", "duplicate")))
-        assert told.pairs.tolist() == [False, True, False, False, True]
-        assert told.uids == ["s2", "s4"]
-        assert told.references == ["a", "c"]
+        result = decision.duplicates(matches(), decided(0.75, ("a", "s1", "different"), ("c", "s4", "duplicate")))
+        assert result.pairs.tolist() == [False, True, False, False, True]
+        assert result.samples == ["s2", "s4"]
+        assert result.references == ["a", "c"]
 
     def test_a_verdict_is_of_one_pair(self) -> None:
-        told = decision.duplicates(matches(), decided(0.75, ("a", "s2", "different")))
-        assert (told.uids, told.references) == (["s1"], ["a"])
-        told = decision.duplicates(matches(), decided(0.95, ("b", "s2", "duplicate")))
-        assert (told.uids, told.references) == (["s2"], ["b"])
+        result = decision.duplicates(matches(), decided(0.75, ("a", "s2", "different")))
+        assert (result.samples, result.references) == (["s1"], ["a"])
+        result = decision.duplicates(matches(), decided(0.95, ("b", "s2", "duplicate")))
+        assert (result.samples, result.references) == (["s2"], ["b"])
 
     def test_of_no_pair(self) -> None:
-        told = decision.duplicates(matches([]), decided(0.5))
-        assert (told.pairs.tolist(), told.uids, told.references) == ([], [], [])
+        result = decision.duplicates(matches([]), decided(0.5))
+        assert (result.pairs.tolist(), result.samples, result.references) == ([], [], [])
 
     def test_many_at_random_as_one_by_one(self) -> None:
         random = np.random.default_rng(3)
         pairs = [(f"r{n // 4:03d}", n % 4 + 1, f"s{random.integers(90)}-{n % 4}", random.random()) for n in range(400)]
         table = matches(pairs)
         chosen = {pairs[n][0] + pairs[n][2]: pairs[n] for n in random.integers(0, 400, 60)}.values()
-        verdicts = {(key, uid): bool(random.integers(2)) for key, _, uid, _ in chosen}
+        verdicts = {(key, sample): bool(random.integers(2)) for key, _, sample, _ in chosen}
         words = {True: "duplicate", False: "different"}
-        told = decision.duplicates(table, decided(0.6, *((*pair, words[said]) for pair, said in verdicts.items())))
+        result = decision.duplicates(table, decided(0.6, *((*pair, words[said]) for pair, said in verdicts.items())))
         expected = [
             verdicts.get((row["reference_key"], row["uid"]), row["similarity"] >= 0.6) for row in table.to_pylist()
         ]
-        assert told.pairs.tolist() == expected
+        assert result.pairs.tolist() == expected
         kept = [row for row, is_one in zip(table.to_pylist(), expected, strict=True) if is_one]
-        assert told.uids == sorted({row["uid"] for row in kept})
-        assert told.references == sorted({row["reference_key"] for row in kept})
+        assert result.samples == sorted({row["uid"] for row in kept})
+        assert result.references == sorted({row["reference_key"] for row in kept})
 
 
 class TestJudged:
@@ -101,9 +108,9 @@ class TestJudged:
             ("b", "s2", "duplicate"),
             ("c", "s4", "different"),
         )
-        told = decision.judged(matches(), decided(0.75, *verdicts))
-        assert (told.precision.hits, told.precision.total) == (1, 2)
-        assert (told.misses.hits, told.misses.total) == (1, 2)
+        result = decision.judged(matches(), decided(0.75, *verdicts))
+        assert (result.precision.hits, result.precision.total) == (1, 2)
+        assert (result.misses.hits, result.misses.total) == (1, 2)
 
     def test_of_none(self) -> None:
         assert decision.judged(matches(), decided(0.5)) == (Share(0, 0, 0.0, 1.0), Share(0, 0, 0.0, 1.0))
@@ -114,8 +121,8 @@ class TestJudged:
         [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
     )
     def test_wilsons_interval(self, hits: int, total: int, low: float, high: float) -> None:
-        told = decision.share(hits, total)
-        assert (round(told.low, 4), round(told.high, 4)) == (low, high)
+        result = decision.share(hits, total)
+        assert (round(result.low, 4), round(result.high, 4)) == (low, high)
 
     def test_all_hits(self) -> None:
         assert round(decision.share(10, 10).high, 12) == 1
@@ -144,21 +151,21 @@ class TestFile:
     def test_verdicts_in_any_order(self) -> None:
         verdicts = as_json()["overrides"] + [{"reference_key": "a", "uid": "s1", "verdict": "duplicate"}]
         read = decision.from_json(as_json(overrides=verdicts), "x.json")
-        assert [item.uid for item in read.overrides] == ["s1", "s2"]
+        assert [item.key for item in read.overrides] == ["s1", "s2"]
 
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"kind": "matches"}, "x.json is no decision of format 1: give a decision.json"),
-            ({"format": 2}, "x.json is no decision of format 1"),
+            ({"kind": "matches"}, "x.json is not a decision of format 1: give a decision.json"),
+            ({"format": 2}, "x.json is not a decision of format 1"),
             ({"threshold": "0.8"}, "x.json: threshold is '0.8'"),
             ({"threshold": True}, "x.json: threshold is True"),
             ({"threshold": 1.5}, "x.json: the threshold is 1.5: give a cosine similarity from -1 to 1"),
             ({"threshold": float("nan")}, "x.json: the threshold is nan"),
-            ({"who": " "}, "x.json: nobody is named as the one who decided: give a name"),
+            ({"who": " "}, "x.json: the name of who decided is missing: give one"),
             ({"when": None}, "x.json: when is None"),
             ({"overrides": {}}, "x.json: overrides is {}"),
-            ({"overrides": ["a"]}, "x.json: a verdict is 'a': give texts for reference_key, uid, verdict"),
+            ({"overrides": ["a"]}, "x.json: a verdict is 'a': give strings for reference_key, uid, verdict"),
             ({"overrides": [{"reference_key": "a", "uid": "s1", "verdict": "same"}]}, "x.json: a verdict is 'same'"),
         ],
     )
@@ -170,16 +177,16 @@ class TestFile:
 
     def test_two_verdicts_on_a_pair(self) -> None:
         verdicts = [{"reference_key": "a", "uid": "s1", "verdict": word} for word in ("different", "duplicate")]
-        with pytest.raises(UserError, match="two verdicts stand on 'a' and 's1'"):
+        with pytest.raises(UserError, match="there are two verdicts on 'a' and 's1'"):
             decision.from_json(as_json(overrides=verdicts), "x.json")
 
     def test_no_object(self) -> None:
-        with pytest.raises(UserError, match="is no decision"):
+        with pytest.raises(UserError, match="is not a decision"):
             decision.from_json([1], "x.json")
 
     def test_no_json(self, tmp_path: Path) -> None:
         (tmp_path / "x.json").write_text("{")
-        with pytest.raises(UserError, match=r"x.json is no JSON \("):
+        with pytest.raises(UserError, match=r"x.json is not JSON \("):
             decision.read(str(tmp_path / "x.json"), found())
 
     def test_no_file(self, tmp_path: Path) -> None:
@@ -190,13 +197,11 @@ class TestFile:
 class TestOtherMatches:
     def test_of_another_model(self) -> None:
         other = replace(decided(0.5), model={**MODEL, "name": "ViT-B-32"})
-        with pytest.raises(UserError, match=r'x.json was decided for the model .*"ViT-B-32".*: decide anew'):
+        with pytest.raises(UserError, match=r'x.json was made for the model .*"ViT-B-32".*: decide again'):
             decision.checked(other, found(), "x.json")
 
     def test_of_other_matches(self) -> None:
-        with pytest.raises(
-            UserError, match=r"decided on other matches .sha256 efefefefefef…. than those of data/overlap"
-        ):
+        with pytest.raises(UserError, match=r"made on other matches .sha256 efefefefefef…. than those of data/overlap"):
             decision.checked(replace(decided(0.5), matches_sha256="ef" * 32), found(), "x.json")
 
     def test_of_a_pair_that_is_not_there(self) -> None:
@@ -232,7 +237,7 @@ class TestOverlap:
         assert read.matches.schema.names == [field.name for field in MATCH_FIELDS]
 
     def test_nothing_there(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match="holds no finished matches: give the --output of a `gesso match`"):
+        with pytest.raises(UserError, match="holds no finished matches: give the --output of a finished `gesso match`"):
             overlap.read(str(tmp_path))
 
     def test_something_else(self, tmp_path: Path) -> None:
@@ -243,9 +248,7 @@ class TestOverlap:
     def test_other_bytes_than_the_manifests(self, tmp_path: Path) -> None:
         path = Path(write_tiny(tmp_path)) / "matches.parquet"
         path.write_bytes(path.read_bytes() + b"x")
-        with pytest.raises(
-            UserError, match=r"matches.parquet is not the file that its manifest.json names: run `gesso match`"
-        ):
+        with pytest.raises(UserError, match=r"matches.parquet differs from its manifest.json: run `gesso match`"):
             overlap.read(str(path.parent))
 
     def test_matches_are_gone(self, tmp_path: Path) -> None:

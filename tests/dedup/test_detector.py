@@ -89,7 +89,7 @@ def test_batch_norm_is_absorbed_without_a_change(tmp_path: Path) -> None:
     renamed = {f"_block.{name}": value for name, value in source.state_dict().items()}
     torch.save({**renamed, "_fc.weight": torch.zeros(10, 1280), "_fc.bias": torch.zeros(10)}, tmp_path / "weights.pth")
     model = built(LITE)
-    detector.begin_from(model, str(tmp_path / "weights.pth"))
+    detector.load_backbone(model, str(tmp_path / "weights.pth"))
     torch.testing.assert_close(model.backbone(pictures(2)), source(pictures(2)), atol=1e-3, rtol=1e-3)
 
 
@@ -100,8 +100,8 @@ def test_weights_that_do_not_fit(tmp_path: Path, content: bytes | None) -> None:
         path.write_bytes(content)
     else:
         torch.save({"a": torch.zeros(3)}, path)
-    with pytest.raises(UserError, match=r"weights\.pth is no state dict of the backbone"):
-        detector.begin_from(built(LITE), str(path))
+    with pytest.raises(UserError, match=r"weights\.pth is not a state dict of the backbone"):
+        detector.load_backbone(built(LITE), str(path))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""One face for every model: the detector and open_clip's, checked against each library's own way to embed."""
+"""The interface to all models: the detector and open_clip's, checked against each library's own way to embed."""
 
 from pathlib import Path
 
@@ -128,12 +128,12 @@ class TestOpenClip:
             (32, 32), False, (0, 0, 0), (1, 1, 1), resize_mode=mode, interpolation="bilinear"
         )
         expected = transform(Image.fromarray(pixels(2)))
-        found = models.preparer(config)(pixels(2))
+        found = models.make_prepare(config)(pixels(2))
         np.testing.assert_array_equal(found, (expected.permute(1, 2, 0) * 255).round().byte().numpy())
 
     def test_random_weights_are_the_same_every_time(self, tiny: str) -> None:
         first = models.open_model(ModelSettings(model=tiny, pretrained="random"))
-        again = models.Model(models.open_clip_parts(tiny, "random"), torch.device("cpu"), "fp32")
+        again = models.Model(models.open_clip_backend(tiny, "random"), torch.device("cpu"), "fp32")
         assert first.identity == again.identity
         assert first.identity["pretrained"] == "random"
 
@@ -141,7 +141,7 @@ class TestOpenClip:
         torch.manual_seed(3)
         expected = torch.rand(1)
         torch.manual_seed(3)
-        models.open_clip_parts(tiny, "random")
+        models.open_clip_backend(tiny, "random")
         assert torch.equal(torch.rand(1), expected)
 
     def test_the_same_weights_in_another_file_are_the_same_model(
@@ -156,12 +156,14 @@ class TestOpenClip:
         with pytest.raises(UserError, match="needs weights: give --pretrained and the path of a checkpoint, or random"):
             models.open_model(ModelSettings(model=tiny))
 
-    def test_an_unknown_tag_is_told_the_known_ones(self) -> None:
-        with pytest.raises(UserError, match="no tag of ViT-B-32: give --pretrained and openai, laion400m_e31"):
+    def test_an_unknown_tag_lists_the_known_ones(self) -> None:
+        with pytest.raises(UserError, match="nor a tag of ViT-B-32: give --pretrained and openai, laion400m_e31"):
             models.open_model(ModelSettings(model="ViT-B-32", pretrained="laion"))
 
-    def test_an_unknown_model_is_told_the_nearest(self) -> None:
-        with pytest.raises(UserError, match=r"--model ViT-B32 is no file, no run and no model.*ViT-B-32"):
+    def test_an_unknown_model_lists_similar_names(self) -> None:
+        with pytest.raises(
+            UserError, match=r"--model ViT-B32 is not a file, a run or a model of open_clip: similar names are ViT-B-32"
+        ):
             models.open_model(ModelSettings(model="ViT-B32", pretrained="openai"))
 
     def test_a_checkpoint_of_another_model(self, tiny: str, tmp_path: Path) -> None:
@@ -180,7 +182,7 @@ class TestOpenClip:
         known = {**open_clip.get_pretrained_cfg("RN50", "yfcc15m"), "url": "http://127.0.0.1:1/rn50.pt", "hf_hub": ""}
         monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda *_: known)
         monkeypatch.setenv("HOME", str(tmp_path))
-        with pytest.raises(UserError, match=r"yfcc15m of RN50 cannot be fetched \(.*refused"):
+        with pytest.raises(UserError, match=r"yfcc15m of RN50 cannot be downloaded \(.*refused"):
             models.open_model(ModelSettings(model="RN50", pretrained="yfcc15m"))
 
 
@@ -212,10 +214,10 @@ class TestDevice:
         )
         np.testing.assert_allclose(cpu.astype(np.float32), cuda.astype(np.float32), atol=5e-3)
 
-    def test_numbers_that_are_not_finite_are_told(self) -> None:
+    def test_numbers_that_are_not_finite_are_an_error(self) -> None:
         identity = {"name": "broken", "dimension": 2}
-        parts = models.Parts(nn.Identity(), lambda batch: batch.flatten(1) / 0, lambda given: given, 1, identity)
-        with pytest.raises(UserError, match="broken gives no finite numbers in fp32"):
+        parts = models.Backend(nn.Identity(), lambda batch: batch.flatten(1) / 0, lambda given: given, 1, identity)
+        with pytest.raises(UserError, match="broken gives numbers that are not finite in fp32: give --precision fp32"):
             models.Model(parts, torch.device("cpu"), "fp32").embed(pixels(1, 4, 4)[None])
 
 

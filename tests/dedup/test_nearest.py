@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gesso.dataset.embeddings import NO_SHARD, Pictures, Vectors
 from gesso.dedup import nearest
-from gesso.dedup.nearest import Slots
+from gesso.dedup.nearest import Neighbours
 from tests.embeddings import clustered, unit
 
 Array = npt.NDArray[Any]
@@ -26,17 +26,17 @@ def pictures(vectors: Vectors, seed: int = 0, keys: Array | None = None) -> Pict
     return Pictures(vectors.astype(np.float32), named, shards, phash, rng.random(count) < 0.8)
 
 
-def brute_force(queries: Pictures, training: Pictures, k: int) -> Slots:
-    """All similarities in float64, rounded once, sorted by similarity and uid."""
+def brute_force(queries: Pictures, training: Pictures, k: int) -> Neighbours:
+    """All similarities in float64, rounded once, sorted by similarity and key."""
     every = (queries.vectors.astype(np.float64) @ training.vectors.T.astype(np.float64)).astype(np.float32) + 0
     order = np.lexsort((np.broadcast_to(training.keys, every.shape), -every), axis=1)[:, :k]
-    slots = nearest.empty((len(every), k), nearest.slot_type(training.keys.dtype.itemsize))
-    filled = slots[:, : order.shape[1]]
+    neighbours = nearest.empty((len(every), k), nearest.neighbour_dtype(training.keys.dtype.itemsize))
+    filled = neighbours[:, : order.shape[1]]
     filled["similarity"], filled["uid"] = np.take_along_axis(every, order, 1), training.keys[order]
     filled["shard"] = training.shards[order]
     bits = np.bitwise_count(queries.phash[:, None] ^ training.phash[order]).astype(int)
     filled["distance"] = np.where(queries.hashed[:, None] & training.hashed[order], bits, -1)
-    return slots
+    return neighbours
 
 
 def cut(training: Pictures, ends: list[int]) -> list[Pictures]:
@@ -44,7 +44,7 @@ def cut(training: Pictures, ends: list[int]) -> list[Pictures]:
     return [Pictures(*(array[a:b] for array in training)) for a, b in pairwise(bounds)]
 
 
-def search_in(queries: Pictures, blocks: list[Pictures], k: int) -> Slots:
+def search_in(queries: Pictures, blocks: list[Pictures], k: int) -> Neighbours:
     found = nearest.empty((len(queries.keys), k))
     for block in blocks:
         found = nearest.search(found, queries, block)
@@ -82,7 +82,7 @@ def test_equal_similarities_go_to_the_smaller_uid() -> None:
 
 def test_two_thousand_repeats_of_one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Candidates are doubled until every tie is seen; few queries at a time."""
-    monkeypatch.setattr(nearest, "SLOTS", 4096)
+    monkeypatch.setattr(nearest, "CANDIDATES", 4096)
     vectors = clustered(2500, 32, 1)
     vectors[250:2250] = vectors[0]
     training, queries = pictures(vectors, 2), pictures(np.concatenate([vectors[:1], clustered(40, 32, 3)]), 4)
@@ -146,7 +146,7 @@ def test_pairs_above_a_threshold(seed: int, threshold: float, rows: int) -> None
     right[0] = left[0]
     every = (left.astype(np.float64) @ right.T.astype(np.float64)).astype(np.float32)
     expected = {(i, j): every[i, j] for i, j in zip(*np.nonzero(every.astype(float) >= threshold), strict=True)}
-    found = [pair for pairs in nearest.pairs_from(left, right, threshold) for pair in zip(*pairs, strict=True)]
+    found = [pair for pairs in nearest.similar_pairs(left, right, threshold) for pair in zip(*pairs, strict=True)]
     assert {(i, j): similarity for i, j, similarity in found} == expected
     assert len(found) == len(expected)
 

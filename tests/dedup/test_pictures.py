@@ -17,19 +17,19 @@ def test_folders_and_shards_side_by_side(tmp_path: Path) -> None:
     (tmp_path / "own/notes.txt").write_text("no picture")
     shards = write_dataset(tmp_path / "raw", 1, 10)
     found = pictures.find([str(tmp_path / "own"), shards])
-    names = [Path(place.path).name for place in found]
+    names = [Path(location.path).name for location in found]
     assert names[:2] == ["a.png", "b.JPG"]
     assert names[2:] == ["00000.tar"] * 6 + ["00000.tar"]  # six kept samples, and the thumbnail of a rejected one
     with tarfile.open(f"{shards}/00000.tar") as tar:
         bodies = [tar.extractfile(member).read() for member in tar if member.name.endswith(".jpg")]  # type: ignore[union-attr]
-    assert [Path(place.path).read_bytes()[place.offset :][: place.size] for place in found[2:8]] == bodies
+    assert [Path(location.path).read_bytes()[location.offset :][: location.size] for location in found[2:8]] == bodies
 
 
 def test_a_picture_is_decoded_at_the_size_that_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(picture(3, 400, 300))
-    (place,) = pictures.find([str(tmp_path)])
-    assert pictures.decode(place, 96).shape == (96, 128, 3)
-    assert pictures.decode(place, 1000).shape == (300, 400, 3)
+    (location,) = pictures.find([str(tmp_path)])
+    assert pictures.decode(location, 96).shape == (96, 128, 3)
+    assert pictures.decode(location, 1000).shape == (300, 400, 3)
 
 
 @pytest.mark.parametrize(("body", "reason"), [(picture(3, 40, 30), "too_small"), (b"<html>", "not_an_image")])

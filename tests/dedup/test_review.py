@@ -26,7 +26,7 @@ from tests.reviews import HOSTILE, REAL, similarity, write_tiny
 PAGE = ("index.html", "review.css", "review.js")
 
 
-def told(path: Path) -> Any:
+def result(path: Path) -> Any:
     """What a data script hands to the page."""
     match = re.fullmatch(r'gesso\("\w+",(.*)\);\n', path.read_text(), re.DOTALL)
     assert match, path
@@ -62,7 +62,7 @@ class TestListing:
         return pa.Table.from_pylist(some, pa.schema(MATCH_FIELDS))
 
     def test_references_by_their_nearest_and_pairs_by_rank(self) -> None:
-        made = listing.arrange(
+        made = listing.sort_matches(
             self.table(
                 ("a", 1, "s2", 0.5, 9),
                 ("a", 2, "s1", 0.25, 1),
@@ -76,13 +76,13 @@ class TestListing:
         assert made.starts.tolist() == [0, 1, 3]
         assert made.similarity.tolist() == [0.75, 0.5, 0.25, 0.5, 0.5]
         assert made.hashes.tolist() == [listing.NO_HASH, 9, 1, 0, 2]
-        assert made.uids.to_pylist() == ["s3", "s2", "s1"]
+        assert made.keys.to_pylist() == ["s3", "s2", "s1"]
         assert made.samples.tolist() == [0, 1, 2, 2, 0]
         assert made.shards.to_pylist() == [7, 7, 7]
 
     def test_of_no_match(self) -> None:
-        made = listing.arrange(self.table())
-        assert (len(made.references), len(made.samples), len(made.uids), len(made.shards)) == (0, 0, 0, 0)
+        made = listing.sort_matches(self.table())
+        assert (len(made.references), len(made.samples), len(made.samples), len(made.shards)) == (0, 0, 0, 0)
 
 
 class TestFolder:
@@ -101,11 +101,11 @@ class TestFolder:
 
     def test_numbers_and_texts(self, prepared: Path) -> None:
         found, data = overlap.read(str(prepared)), prepared / "review/data"
-        pairs, texts, uids = (told(data / f"{name}.js") for name in ("pairs", "texts", "uids"))
+        pairs, texts, keys = (result(data / f"{name}.js") for name in ("pairs", "texts", "uids"))
         assert texts["keys"] == [f"r{number:04d}" for number in range(12)]
         assert texts["captions"][:3] == [HOSTILE, None, "reference number 2"]
         assert texts["nearest"][11] == "a sample called 11"
-        assert uids["uids"] == [f"{number:032x}" for number in range(12)]
+        assert keys["uids"] == [f"{number:032x}" for number in range(12)]
         assert unpacked(pairs["counts"], "<i4") == [4] * 12
         assert unpacked(pairs["samples"], "<i4")[4:8] == [1, 2, 3, 4]
         expected = [similarity(place, rank, 12) for place in range(12) for rank in range(4)]
@@ -117,7 +117,7 @@ class TestFolder:
         monkeypatch.setattr(folder, "CHUNK", 5)
         data = Path(folder.prepare(overlap.read(str(tiny)), None)) / "data/details"
         assert sorted(path.name for path in data.iterdir()) == ["00000.js", "00001.js", "00002.js"]
-        last = told(data / "00002.js")
+        last = result(data / "00002.js")
         assert (last["chunk"], last["references"]["caption"]) == (2, ["reference number 10", "reference number 11"])
         assert last["pairs"]["url"][:2] == ["https://pictures.example/10.jpg", "https://pictures.example/11.jpg"]
         assert last["pairs"]["url"][4:6] == ["https://pictures.example/11.jpg", "javascript:alert(1)"]
@@ -132,7 +132,7 @@ class TestFolder:
         target = prepared / "review"
         for series in ("references", "samples"):
             for number, path in enumerate(REAL[:3]):
-                small = (target / "thumbs" / series / thumbnails.name_of(number)).read_bytes()
+                small = (target / "thumbs" / series / thumbnails.thumbnail_name(number)).read_bytes()
                 body = path.read_bytes()
                 assert small == images.thumbnail(body, images.read_header(body), folder.NEAREST_SIDE)
 
@@ -146,7 +146,7 @@ class TestFolder:
     def test_of_no_match(self, tmp_path: Path) -> None:
         found = overlap.read(write_tiny(tmp_path, references=2, top_k=1))
         target = Path(folder.prepare(found._replace(matches=found.matches.slice(0, 0)), None))
-        assert told(target / "data/texts.js") == {"keys": [], "captions": [], "nearest": []}
+        assert result(target / "data/texts.js") == {"keys": [], "captions": [], "nearest": []}
         assert storage.read_json(str(target / "manifest.json"))["shown"] == {"references": 0, "samples": 0}
 
 
@@ -187,7 +187,7 @@ class TestRestart:
     def test_a_folder_of_someone_elses_stays(self, tiny: Path) -> None:
         (tiny / "review").mkdir()
         (tiny / "review/thesis.txt").write_text("mine")
-        with pytest.raises(UserError, match="review holds something that `gesso review` has not written: move it away"):
+        with pytest.raises(UserError, match="review holds files that `gesso review` did not write: move them away"):
             main([str(tiny), "--no-serve"])
         assert (tiny / "review/thesis.txt").read_text() == "mine"
 
@@ -200,10 +200,10 @@ class TestLostPictures:
         assert main([str(tiny), "--no-serve"]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert lines[:2] == [
-            "references: pictures that could not be shown: 1 not_an_image, 1 unreadable; the page shows placeholders",
-            "samples: pictures that could not be shown: 2 unreadable; the page shows placeholders",
+            "references: pictures that could not be shown: 1 not_an_image, 1 unreadable; the page has placeholders",
+            "samples: pictures that could not be shown: 2 unreadable; the page has placeholders",
         ]
-        lost = told(tiny / "review/data/pairs.js")["lost"]
+        lost = result(tiny / "review/data/pairs.js")["lost"]
         assert lost == {
             "references": {"4": "unreadable", "5": "not_an_image"},
             "samples": {"10": "unreadable", "11": "unreadable"},
@@ -216,14 +216,14 @@ class TestLostPictures:
         (tiny.parent / "away").rename(tiny.parent / "raw")
         assert main([str(tiny), "--no-serve"]) == 0
         assert folder.not_shown(str(tiny / "review")) == {"references": {}, "samples": {}}
-        assert told(tiny / "review/data/pairs.js")["lost"] == {"references": {}, "samples": {}}
+        assert result(tiny / "review/data/pairs.js")["lost"] == {"references": {}, "samples": {}}
 
     def test_behind_a_damage_of_their_tar(self, tiny: Path) -> None:
         tar = tiny.parent / "raw/00000.tar"
         body = tar.read_bytes()
         tar.write_bytes(body[: body.index(b"%032x.jpg" % 6)])
         folder.prepare(overlap.read(str(tiny)), None)
-        assert told(tiny / "review/data/pairs.js")["lost"]["samples"] == dict.fromkeys("6789", "absent")
+        assert result(tiny / "review/data/pairs.js")["lost"]["samples"] == dict.fromkeys("6789", "absent")
 
     def test_of_embeddings_that_do_not_know_them(self, tiny: Path) -> None:
         found = overlap.read(str(tiny))
@@ -244,7 +244,7 @@ def served(prepared: Path) -> Iterator[server.Server]:
     (prepared / "decision.json").unlink(missing_ok=True)
     found = overlap.read(str(prepared))
     target = folder.prepare(found, None)
-    with server.Server(0, target, server.Keeper(found, target, "Ada")) as listening:
+    with server.Server(0, target, server.DecisionStore(found, target, "Ada")) as listening:
         thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield listening
@@ -340,11 +340,13 @@ class TestServer:
         assert ask(served, "DELETE", "/decision")[0] == 501
 
     def test_a_port_that_is_taken(self, served: server.Server, prepared: Path) -> None:
-        with pytest.raises(UserError, match=f"port {served.server_port} cannot be had .*: give another --port, or 0"):
+        with pytest.raises(
+            UserError, match=f"port {served.server_port} is not available .*: give another --port, or 0"
+        ):
             main([str(prepared), "--port", str(served.server_port)])
 
     def test_no_port(self, prepared: Path) -> None:
-        with pytest.raises(UserError, match="port 70000 cannot be had"):
+        with pytest.raises(UserError, match="port 70000 is not available"):
             main([str(prepared), "--port", "70000"])
 
 
@@ -365,7 +367,7 @@ class TestKeeping:
             Override("r0001", f"{1:032x}", "duplicate"),
             Override("r0003", f"{4:032x}", "different"),
         )
-        assert told(prepared / "review/session.js") == {"decision": decision.to_json(kept)}
+        assert result(prepared / "review/session.js") == {"decision": decision.to_json(kept)}
         assert look(served)["decision"] == decision.to_json(kept)
         assert [path.name for path in prepared.iterdir() if ".tmp-" in path.name] == []
 
@@ -384,7 +386,7 @@ class TestKeeping:
         ("change", "error"),
         [
             ({"threshold": 2}, "the page: the threshold is 2.0: give a cosine similarity from -1 to 1"),
-            ({"who": ""}, "the page: nobody is named as the one who decided: give a name"),
+            ({"who": ""}, "the page: the name of who decided is missing: give one"),
             (
                 {"overrides": [verdict(0, 9, "duplicate")]},
                 f"the page judges the pair 'r0000' and '{9:032x}', which is not",
@@ -432,7 +434,7 @@ class TestKeeping:
         (prepared / "decision.json").write_text("{}")
         status, body, _ = ask(served, "GET", "/decision")
         assert status == 500
-        assert "decision.json is no decision" in json.loads(body)["error"]
+        assert "decision.json is not a decision" in json.loads(body)["error"]
 
 
 class TestFlags:
@@ -459,7 +461,7 @@ class TestFlags:
     def test_threshold_with_the_page(self, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main([str(tiny), "--threshold", "0.83", "--who", "Ada", "--no-serve"]) == 0
         assert capsys.readouterr().out == f"{tiny}/decision.json\n{tiny}/review/index.html\n"
-        assert told(tiny / "review/session.js")["decision"]["threshold"] == 0.83
+        assert result(tiny / "review/session.js")["decision"]["threshold"] == 0.83
 
     def test_who_is_the_user(self, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("USER", "Grace")
@@ -469,7 +471,7 @@ class TestFlags:
     def test_nobody(self, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("USER", raising=False)
         monkeypatch.delenv("LOGNAME", raising=False)
-        with pytest.raises(UserError, match="nobody is named as the one who decided: give a name"):
+        with pytest.raises(UserError, match="the name of who decided is missing: give one"):
             main([str(tiny), "--threshold", "0.83"])
         assert not (tiny / "decision.json").exists()
 
@@ -491,7 +493,7 @@ class TestFlags:
     @pytest.mark.parametrize(
         ("change", "said"),
         [
-            ({"model": {"name": "other"}}, "was decided for the model"),
+            ({"model": {"name": "other"}}, "was made for the model"),
             ({"matches_sha256": "0" * 64}, "on other matches"),
         ],
     )
@@ -506,10 +508,10 @@ class TestFlags:
         assert error.count("\n") == 1
         assert not (tiny / "decision.json").exists()
 
-    def test_a_decision_on_other_matches_is_told_before_anything_is_written(self, tiny: Path) -> None:
+    def test_a_decision_on_other_matches_is_an_error_before_anything_is_written(self, tiny: Path) -> None:
         made = decision.to_json(decision.with_threshold(overlap.read(str(tiny)), None, 0.7, "Bob"))
         storage.write_json(str(tiny / "decision.json"), {**made, "matches_sha256": "0" * 64})
-        with pytest.raises(UserError, match="decided on other matches"):
+        with pytest.raises(UserError, match="made on other matches"):
             main([str(tiny)])
         assert not (tiny / "review").exists()
 
@@ -518,5 +520,5 @@ class TestFlags:
         assert "holds no finished matches" in capsys.readouterr().err
 
     def test_elsewhere(self) -> None:
-        with pytest.raises(UserError, match="gs://b/overlap is elsewhere: copy it to this machine"):
+        with pytest.raises(UserError, match="gs://b/overlap is not on this machine: copy it here"):
             main(["gs://b/overlap"])

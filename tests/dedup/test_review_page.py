@@ -135,7 +135,7 @@ def serve(tab: Any) -> Iterator[Callable[..., Page]]:
             decision.write(str(path / "decision.json"), decided)
         found = overlap.read(str(path))
         target = str(path / "review")
-        listening = server.Server(0, target, server.Keeper(found, target, "Ada"))
+        listening = server.Server(0, target, server.DecisionStore(found, target, "Ada"))
         thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         closing.extend((listening.server_close, thread.join, listening.shutdown))
@@ -207,7 +207,7 @@ class TestMoving:
         page.press("g")
         page.type("nowhere")
         page.press("Enter")
-        page.shows("#goto-said", "Nothing is found for nowhere")
+        page.shows("#goto-said", "Nothing found for nowhere")
         page.press("Escape")
         assert page.at == "r0200"
 
@@ -260,7 +260,7 @@ class TestJudging:
     def test_a_further_neighbour(self, serve: Callable[..., Page], small: Path) -> None:
         page = serve(small)
         page.press("End", "3", "d", "1")
-        page.shows(".row:focus .also", "reference left out for its neighbour 3")
+        page.shows(".row:focus .also", "reference is left out because of neighbour 3")
         kept = page.kept(lambda kept: len(kept.overrides) == 1)
         assert kept.overrides == (Override("r0011", f"{1:032x}", "duplicate"),)
 
@@ -283,8 +283,8 @@ class TestJudging:
         verdicts = [Override(f"r{n:04d}", f"{n:032x}", "duplicate" if n != 1 else "different") for n in range(8)]
         decided = given(small, 0.8, *verdicts)
         page = serve(small, decided)
-        told = decision.judged(overlap.read(str(small)).matches, decided)
-        for name, share in told._asdict().items():
+        result = decision.judged(overlap.read(str(small)).matches, decided)
+        for name, share in result._asdict().items():
             assert page.text(f"#{name}") == f"{100 * share.hits / share.total:.1f}%"
             assert page.text(f"#{name}-interval") == f"{round(100 * share.low)}–{round(100 * share.high)}%"
         assert page.text("#lowest") == f"{similarity(7, 0, 12):.4f}"
@@ -307,8 +307,8 @@ class TestThreshold:
             page.tab.locator("#threshold").fill(str(threshold))
             page.press("Enter")
             kept = page.kept(lambda kept, wanted=threshold: kept.threshold == wanted)  # type: ignore[misc]
-            told = decision.duplicates(overlap.read(str(small)).matches, kept)
-            counts = [len(told.references), len(told.uids), int(told.pairs.sum()), 2]
+            result = decision.duplicates(overlap.read(str(small)).matches, kept)
+            counts = [len(result.references), len(result.samples), int(result.pairs.sum()), 2]
             assert page.verdicts() == [str(count) for count in counts], threshold
 
     def test_by_keys(self, serve: Callable[..., Page], small: Path) -> None:
@@ -418,7 +418,7 @@ class TestRemembering:
     def test_looking_alone_decides_nothing(self, serve: Callable[..., Page], small: Path) -> None:
         page = serve(small)
         page.press("j", "t", "n", " ", "Escape", "?", "Escape")
-        assert page.text("#saved") == "Nothing is decided yet"
+        assert page.text("#saved") == "No decision yet"
         assert not (small / "decision.json").exists()
 
     def test_who(self, serve: Callable[..., Page], small: Path) -> None:
@@ -473,7 +473,7 @@ class TestFile:
     def test_marks_stay_in_the_browser(self, as_file: Callable[..., Page], small: Path) -> None:
         page = as_file(small)
         page.press("d", "x", "[")
-        page.shows("#saved", "Kept in this browser; Export writes decision.json")
+        page.shows("#saved", "Saved in this browser; Export writes decision.json")
         page.open()
         assert (page.text("#judged"), page.tab.locator("#threshold").input_value()) == ("2", "0.895")
         assert page.said == []
@@ -481,7 +481,7 @@ class TestFile:
     def test_begins_with_the_decision_of_the_folder(self, as_file: Callable[..., Page], small: Path) -> None:
         page = as_file(small, given(small, 0.77, Override("r0001", f"{1:032x}", "different")))
         assert (page.text("#judged"), page.tab.locator("#threshold").input_value()) == ("1", "0.770")
-        assert page.text("#saved") == "As Bob left it"
+        assert page.text("#saved") == "Last saved by Bob"
 
     def test_pictures_are_drawn(self, as_file: Callable[..., Page], small: Path) -> None:
         page = as_file(small)
@@ -520,7 +520,7 @@ class TestImport:
         page.kept(lambda kept: len(kept.overrides) == 1)
         decided = given(small, 0.7, Override("r0003", f"{4:032x}", "different"))
         said = self.hand(page, decision.to_json(decided), tmp_path)
-        assert said == "1 verdicts and the threshold 0.700 of Bob are taken over; u undoes it"
+        assert said == "1 verdicts and the threshold 0.700 of Bob are imported; u undoes it"
         page.kept(lambda kept: (kept.threshold, kept.overrides) == (0.7, decided.overrides))
         page.press("u")
         page.kept(lambda kept: (kept.threshold, kept.overrides[0].reference_key) == (0.9, "r0000"))
@@ -530,19 +530,19 @@ class TestImport:
         stranger = {"reference_key": "r0000", "uid": "x", "verdict": "duplicate"}
         model = {**MODEL, "name": "ViT-B-32"}
         for change, said in (
-            ({"model": model}, "It was decided for another model (ViT-B-32), not for detector"),
-            ({"matches_sha256": "0" * 64}, "It was decided on other matches than these"),
+            ({"model": model}, "It was made for another model (ViT-B-32), not for detector"),
+            ({"matches_sha256": "0" * 64}, "It was made on other matches than these"),
             ({"threshold": 7}, "Its threshold is 7"),
-            ({"kind": "matches"}, "This is no decision.json of gesso review"),
-            ({"overrides": [stranger]}, "It judges a pair that is not here: r0000, x"),
+            ({"kind": "matches"}, "This is not a decision.json of gesso review"),
+            ({"overrides": [stranger]}, "It judges a pair that is not in these matches: r0000, x"),
         ):
             self.hand(page, {**made, **change}, tmp_path)
-            page.shows("#notice", f"given.json is not taken over. {said}")
+            page.shows("#notice", f"given.json is not imported. {said}")
         assert not (small / "decision.json").exists()
 
     def test_no_json(self, serve: Callable[..., Page], small: Path, tmp_path: Path) -> None:
         page = serve(small)
-        assert self.hand(page, "{", tmp_path).startswith("given.json is not taken over. ")
+        assert self.hand(page, "{", tmp_path).startswith("given.json is not imported. ")
 
 
 class TestCompare:
@@ -613,7 +613,7 @@ class TestAccess:
         row = page.tab.locator(".row:focus")
         assert (row.get_attribute("aria-posinset"), row.get_attribute("aria-setsize")) == ("2", "12")
         assert row.get_attribute("aria-label").startswith(
-            "Pair 2 of 12: similarity 0.9483, 1 hash bits apart, duplicate"
+            "Pair 2 of 12: similarity 0.9483, 1 hash bits differ, duplicate"
         )
         assert page.text("#said") == row.get_attribute("aria-label")
 
@@ -640,11 +640,11 @@ class TestUntrusted:
 
 
 class TestPlaceholders:
-    def test_are_told(self, serve: Callable[..., Page], large: Path) -> None:
+    def test_are_reported(self, serve: Callable[..., Page], large: Path) -> None:
         page = serve(large)
         assert page.text(".row:focus .sample .absent") == "This picture could not be read"
-        lost = "300 of the references and 300 of the training pictures could not be shown"
-        assert page.text("#lost") == f"{lost}: placeholders stand in their place."
+        lost = "300 of the references and 300 of the training pictures could not be read"
+        assert page.text("#lost") == f"{lost}; placeholders are shown instead."
 
 
 def test_nothing_sticks_out(serve: Callable[..., Page], small: Path) -> None:

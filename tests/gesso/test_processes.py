@@ -1,4 +1,4 @@
-"""The processes of a job: alone, agreeing, told to stop."""
+"""The processes of a job: a single one, agreement, stopping on SIGTERM."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ def test_without_torchrun_a_process_is_alone() -> None:
 
 def test_a_signal_to_stop_is_remembered() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with stopping() as told:
+    with stopping() as received:
         os.kill(os.getpid(), signal.SIGTERM)
-        assert told == [signal.SIGTERM]
+        assert received == [signal.SIGTERM]
     assert signal.getsignal(signal.SIGTERM) is before

@@ -1,4 +1,4 @@
-"""How long work is shown: counts from markers and notes, rates, durations."""
+"""The progress of a job: counts from markers and progress files, rates, durations."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from typing import IO
 import pytest
 
 from gesso import progress
-from gesso.dataset.progress import Note, ShardsLook
+from gesso.dataset.progress import ProgressFile, ShardsProgress
 from tests.datasets import write_dataset
 
 
@@ -34,12 +34,12 @@ def test_line() -> None:
 
 def test_a_note_stands_until_it_is_removed(tmp_path: Path) -> None:
     counts = Counter(success=3)
-    note = Note(str(tmp_path), 7, counts)
-    note.write()
+    progress_file = ProgressFile(str(tmp_path), 7, counts)
+    progress_file.write()
     counts["success"] += 1
-    note.write()
+    progress_file.write()
     assert json.loads((tmp_path / ".progress/00007.json").read_text()) == {"success": 4}
-    note.remove()
+    progress_file.remove()
     assert not list((tmp_path / ".progress").iterdir())
 
 
@@ -47,12 +47,12 @@ def test_markers_and_notes_add_up_and_a_marker_takes_its_notes_place(tmp_path: P
     output = write_dataset(tmp_path, 2, 10, finished=False)
     marker = (tmp_path / "00001_stats.json").read_bytes()
     (tmp_path / "00001_stats.json").unlink()
-    Note(output, 1, Counter(success=4, timeout=1)).write()
-    look = ShardsLook(output, 20, "links")
-    assert look()[:2] == (15, 20)
+    ProgressFile(output, 1, Counter(success=4, timeout=1)).write()
+    progress = ShardsProgress(output, 20, "links")
+    assert progress()[:2] == (15, 20)
     (tmp_path / "00001_stats.json").write_bytes(marker)
-    assert look()[:2] == (20, 20)
-    assert look().line(5.0) == "20 of 20 links (100.0%) · 5.0 links/s · 0 s left"
+    assert progress()[:2] == (20, 20)
+    assert progress().line(5.0) == "20 of 20 links (100.0%) · 5.0 links/s · 0 s left"
 
 
 SHOW = """

@@ -24,7 +24,7 @@ from gesso.errors import UserError
 from gesso.images import encode
 from gesso.pipelines import report
 from gesso.pipelines.report import charts, page, samples
-from gesso.pipelines.report.survey import Histogram, Tally, cause, log_edges
+from gesso.pipelines.report.survey import Histogram, Tally, log_edges, outcome_of
 
 CHROMIUM = Path("/usr/bin/chromium")
 HOSTILE = '<script>alert("1")</script> & <img src=x onerror=alert(2)> ‮مرحبا😀'
@@ -74,7 +74,7 @@ SHARDS = [
 def write_shard(output: str, index: int) -> None:
     pairs = [row for row, _ in SHARDS[index]]
     plan = [pa.RecordBatch.from_pylist(pairs, plan_schema())]
-    outcomes = [outcome for _, outcome in SHARDS[index]]
+    outcomes = [outcome_of for _, outcome_of in SHARDS[index]]
     written, counts = shards.write_shard(output, index, plan, outcomes.__getitem__, ())  # type: ignore[arg-type]
     shards.commit(output, index, written, counts, 1000.0 + 100 * index, 1010.0 + 100 * index)
 
@@ -92,13 +92,13 @@ def write_dataset(folder: Path, done: int = 2) -> str:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_dataset(tmp_path_factory.mktemp("data") / "tiny")
 
 
 @pytest.fixture(scope="module")
-def holding(whole: str) -> page.Holding:
-    return report.examine(whole, 60)
+def dataset(finished: str) -> page.DatasetSummary:
+    return report.summarize(finished, 60)
 
 
 def text_of(output: str, *flags: str) -> str:
@@ -108,20 +108,20 @@ def text_of(output: str, *flags: str) -> str:
 
 
 class TestSurvey:
-    def test_outcomes(self, holding: page.Holding) -> None:
+    def test_outcomes(self, dataset: page.DatasetSummary) -> None:
         counts = {"success": 4, "caption_too_short": 1, "http_404": 1, "too_small": 1, "timeout": 1}
-        assert holding.survey.causes == {**counts, "aspect_ratio": 1, "url_invalid": 1}
-        assert holding.survey.rows == 10
+        assert dataset.survey.outcomes == {**counts, "aspect_ratio": 1, "url_invalid": 1}
+        assert dataset.survey.rows == 10
 
-    def test_hosts_in_lower_case_with_their_outcomes(self, holding: page.Holding) -> None:
-        counts = holding.survey.hosts.counts
+    def test_hosts_in_lower_case_with_their_outcomes(self, dataset: page.DatasetSummary) -> None:
+        counts = dataset.survey.hosts.counts
         assert counts[("a.example", "success")] == 2
         assert counts[("b.example", "success")] == 2
         assert counts[("b.example", "http_404")] == 1
         assert sum(counts.values()) == 9  # javascript: has no host
 
-    def test_sizes(self, holding: page.Holding) -> None:
-        survey = holding.survey
+    def test_sizes(self, dataset: page.DatasetSummary) -> None:
+        survey = dataset.survey
         assert survey.short_side.kept.sum() == 4
         assert survey.short_side.other.sum() == 2
         assert survey.kept_side.kept[32 // 8] == 4
@@ -130,8 +130,8 @@ class TestSurvey:
         assert survey.formats == {"jpeg": 4}
         assert survey.reencoded == {True: 3, False: 1}
 
-    def test_captions_are_those_of_kept_pictures(self, holding: page.Holding) -> None:
-        survey = holding.survey
+    def test_captions_are_those_of_kept_pictures(self, dataset: page.DatasetSummary) -> None:
+        survey = dataset.survey
         assert survey.captions.counts == {"A dog in the park": 2, HOSTILE: 1, LONG: 1}
         assert survey.words.counts["dog"] == 2
         assert survey.words.counts["harbour"] == 37
@@ -139,13 +139,13 @@ class TestSurvey:
         assert survey.caption_words.kept[5] == 2
         assert survey.caption_words.kept[-1] == 1  # LONG
 
-    def test_cut_captions(self, holding: page.Holding) -> None:
-        assert holding.survey.cut == 1
-        assert holding.survey.cut_examples == {"Stock photo of A dog in the park": "A dog in the park"}
+    def test_cut_captions(self, dataset: page.DatasetSummary) -> None:
+        assert dataset.survey.cut == 1
+        assert dataset.survey.cut_examples == {"Stock photo of A dog in the park": "A dog in the park"}
 
-    def test_examples(self, holding: page.Holding) -> None:
-        assert [row["caption"] for row in holding.survey.examples["http_404"]] == ["a red boat on a lake"]
-        assert holding.survey.examples["success"] == []
+    def test_examples(self, dataset: page.DatasetSummary) -> None:
+        assert [row["caption"] for row in dataset.survey.examples["http_404"]] == ["a red boat on a lake"]
+        assert dataset.survey.examples["success"] == []
 
 
 class TestTally:
@@ -198,7 +198,13 @@ class TestReasons:
 
     @pytest.mark.parametrize(
         ("code", "words"),
-        [(404, "no longer"), (503, "Service Unavailable"), (418, "Teapot"), (999, "trouble"), (299, "code of its own")],
+        [
+            (404, "no longer"),
+            (503, "Service Unavailable"),
+            (418, "Teapot"),
+            (999, "an error of its own"),
+            (299, "with another code"),
+        ],
     )
     def test_http_codes(self, code: int, words: str) -> None:
         assert words in meaning(f"http_{code}")
@@ -223,12 +229,12 @@ class TestReasons:
         ],
     )
     def test_of_img2dataset(self, status: str | None, message: str | None, reason: str) -> None:
-        assert cause(status, message) == reason
+        assert outcome_of(status, message) == reason
 
 
 class TestFunnel:
-    def test_each_step_and_what_is_lost(self, holding: page.Holding) -> None:
-        steps = [(step["label"], step["count"], step["lost"]) for step in page.steps(holding)]
+    def test_each_step_and_what_is_lost(self, dataset: page.DatasetSummary) -> None:
+        steps = [(step["label"], step["count"], step["lost"]) for step in page.steps(dataset)]
         assert steps == [
             ("Rows read", "14", ""),
             ("Rows with a link", "13", "− 1 rows without a usable link (7.1%)"),
@@ -240,7 +246,7 @@ class TestFunnel:
 
     def test_an_unfinished_one_counts_the_shards_to_come(self, tmp_path: Path) -> None:
         output = write_dataset(tmp_path / "half", done=1)
-        steps = [(step["label"], step["count"]) for step in page.steps(report.examine(output, 0))]
+        steps = [(step["label"], step["count"]) for step in page.steps(report.summarize(output, 0))]
         assert ("In finished shards", "5") in steps
         assert steps[-1] == ("Kept", "2")
         text = text_of(output)
@@ -254,8 +260,8 @@ class TestFunnel:
 
 
 class TestPage:
-    def test_figures_of_the_head(self, holding: page.Holding) -> None:
-        figures = page.facts(holding)
+    def test_figures_of_the_head(self, dataset: page.DatasetSummary) -> None:
+        figures = page.facts(dataset)
         assert figures[:2] == [("4", "pictures with captions"), ("28.6%", "of 14 rows read")]
         assert figures[3:] == [("2", "shards"), ("20 s", "of work at 0.4 links a second")]
 
@@ -263,15 +269,15 @@ class TestPage:
         times = [(0, 10), (5, 12), (6, 7), (100, 101)]
         assert page.busy({at: {"start_time": a, "end_time": b} for at, (a, b) in enumerate(times)}) == 13
 
-    def test_captions_are_text(self, whole: str) -> None:
-        text = text_of(whole)
+    def test_captions_are_text(self, finished: str) -> None:
+        text = text_of(finished)
         assert "<script" not in text
         assert "<img src=x" not in text
         assert "&lt;script&gt;alert(&#34;1&#34;)&lt;/script&gt;" in text
         assert "😀" in text
 
-    def test_only_web_links_are_links(self, whole: str) -> None:
-        text = text_of(whole)
+    def test_only_web_links_are_links(self, finished: str) -> None:
+        text = text_of(finished)
         assert 'href="javascript' not in text
         assert "javascript:alert(1)" in text
         links = re.findall(r'<a href="http[^>]*>', text)
@@ -282,16 +288,16 @@ class TestPage:
     def test_no_link_of(self, url: str | None) -> None:
         assert page.safe_href(url) == ""
 
-    def test_loads_nothing(self, whole: str) -> None:
-        text = text_of(whole)
+    def test_loads_nothing(self, finished: str) -> None:
+        text = text_of(finished)
         assert {source[:23] for source in re.findall(r'src="([^"]*)"', text)} == {"data:image/jpeg;base64,"}
         assert re.findall(r"url\(|@import|<link", text) == []
 
-    def test_the_same_twice(self, whole: str) -> None:
-        assert text_of(whole) == text_of(whole)
+    def test_the_same_twice(self, finished: str) -> None:
+        assert text_of(finished) == text_of(finished)
 
-    def test_examples_of_every_reason(self, holding: page.Holding) -> None:
-        shown = {card["reason"]: (len(card["pictures"]), len(card["rows"])) for card in page.cards(holding)}
+    def test_examples_of_every_reason(self, dataset: page.DatasetSummary) -> None:
+        shown = {card["reason"]: (len(card["pictures"]), len(card["rows"])) for card in page.cards(dataset)}
         texts = dict.fromkeys(("caption_too_short", "http_404", "timeout", "url_invalid"), (0, 1))
         assert shown == {**texts, "too_small": (1, 0), "aspect_ratio": (1, 0)}
 
@@ -318,29 +324,29 @@ class TestPage:
 
 
 class TestPictures:
-    def test_kept_ones_of_both_shards(self, holding: page.Holding) -> None:
-        assert [picture.row["caption"] for picture in holding.kept] == ["A dog in the park"] * 2 + [HOSTILE, LONG]
+    def test_kept_ones_of_both_shards(self, dataset: page.DatasetSummary) -> None:
+        assert [picture.row["caption"] for picture in dataset.kept] == ["A dog in the park"] * 2 + [HOSTILE, LONG]
 
-    def test_as_many_as_asked_for(self, whole: str) -> None:
-        found = samples.kept_pictures(whole, [0, 1], 2)
+    def test_as_many_as_asked_for(self, finished: str) -> None:
+        found = samples.kept_pictures(finished, [0, 1], 2)
         assert [picture.row["key"] for picture in found] == [f"{number:032x}" for number in (0, 5)]
-        assert samples.kept_pictures(whole, [0, 1], 0) == []
+        assert samples.kept_pictures(finished, [0, 1], 0) == []
 
     def test_spread(self) -> None:
         assert samples.spread(list(range(100)), 4) == [0, 25, 50, 75]
         assert samples.spread([3, 4], 24) == [3, 4]
 
-    def test_a_budget_bounds_the_page(self, holding: page.Holding) -> None:
-        large = holding.kept[0]._replace(uri="x" * (samples.BUDGET // 3))
+    def test_a_budget_bounds_the_page(self, dataset: page.DatasetSummary) -> None:
+        large = dataset.kept[0]._replace(uri="x" * (samples.BUDGET // 3))
         assert len(list(samples.within_budget([large] * 9))) == 3
 
-    def test_a_tar_that_breaks_off(self, whole: str, tmp_path: Path) -> None:
-        body = (Path(whole) / "00000.tar").read_bytes()
+    def test_a_tar_that_breaks_off(self, finished: str, tmp_path: Path) -> None:
+        body = (Path(finished) / "00000.tar").read_bytes()
         (tmp_path / "00000.tar").write_bytes(body[: len(body) // 3])
         assert [picture.row["key"] for picture in samples.pictures(str(tmp_path / "00000.tar"))] in ([], [f"{0:032x}"])
 
 
-def write_foreign(folder: Path) -> str:
+def write_img2dataset(folder: Path) -> str:
     """A directory as img2dataset 1.47 leaves it: two kept, one 404, one too small."""
     folder.mkdir()
     names = ("url", "caption", "key", "status", "error_message", "width", "height", "original_width", "original_height")
@@ -374,20 +380,20 @@ def write_foreign(folder: Path) -> str:
 
 class TestForeign:
     def test_counts(self, tmp_path: Path) -> None:
-        holding = report.examine(write_foreign(tmp_path / "theirs"), 9)
-        assert holding.foreign
-        assert holding.funnel == {"rows_read": 4, "success": 2, "http_404": 1, "too_small": 1}
-        assert [step["count"] for step in page.steps(holding)] == ["4", "4", "3", "2"]
-        assert len(holding.kept) == 2
+        dataset = report.summarize(write_img2dataset(tmp_path / "theirs"), 9)
+        assert dataset.by_img2dataset
+        assert dataset.funnel == {"rows_read": 4, "success": 2, "http_404": 1, "too_small": 1}
+        assert [step["count"] for step in page.steps(dataset)] == ["4", "4", "3", "2"]
+        assert len(dataset.kept) == 2
 
     def test_page(self, tmp_path: Path) -> None:
-        text = text_of(write_foreign(tmp_path / "theirs"))
+        text = text_of(write_img2dataset(tmp_path / "theirs"))
         assert "collected by img2dataset" in text
         assert "Not finished" not in text
         assert "http_404" in text
 
     def test_without_its_table(self, tmp_path: Path) -> None:
-        output = write_foreign(tmp_path / "theirs")
+        output = write_img2dataset(tmp_path / "theirs")
         (Path(output) / "00000.parquet").unlink()
         with pytest.raises(UserError, match="holds no dataset"):
             report.main([output])
@@ -405,27 +411,29 @@ class TestMistakes:
             report.main([str(tmp_path / "nowhere")])
 
     def test_a_damaged_table(self, tmp_path: Path) -> None:
-        output = write_foreign(tmp_path / "theirs")
+        output = write_img2dataset(tmp_path / "theirs")
         (Path(output) / "00000.parquet").write_bytes(b"PAR1 no table PAR1")
-        with pytest.raises(UserError, match=r"00000.parquet cannot be read \(.*\): `gesso verify` tells"):
+        with pytest.raises(UserError, match=r"00000.parquet cannot be read \(.*\): `gesso verify` shows"):
             report.main([output])
 
     def test_name_of_the_working_directory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
-        assert [report.name_of(path) for path in (".", "a/b/", "gs://c/d/")] == [tmp_path.name, "b", "d"]
+        assert [report.directory_name(path) for path in (".", "a/b/", "gs://c/d/")] == [tmp_path.name, "b", "d"]
 
-    def test_number_of_pictures(self, whole: str) -> None:
+    def test_number_of_pictures(self, finished: str) -> None:
         with pytest.raises(UserError, match="--pictures is -1: give 0 or more"):
-            report.main([whole, "--pictures", "-1"])
+            report.main([finished, "--pictures", "-1"])
 
-    def test_elsewhere(self, whole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_elsewhere(self, finished: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         target = tmp_path / "new" / "page.html"
-        assert report.main([whole, "--output", str(target)]) == 0
+        assert report.main([finished, "--output", str(target)]) == 0
         assert target.read_text().startswith("<!doctype html>")
         assert capsys.readouterr().out == f"{target}\n"
 
-    def test_loads_neither_beam_nor_torch(self, whole: str, tmp_path: Path) -> None:
-        run = f"from gesso.pipelines import report; report.main([{whole!r}, '--output', {str(tmp_path / 'x.html')!r}])"
+    def test_loads_neither_beam_nor_torch(self, finished: str, tmp_path: Path) -> None:
+        run = (
+            f"from gesso.pipelines import report; report.main([{finished!r}, '--output', {str(tmp_path / 'x.html')!r}])"
+        )
         check = "import sys; sys.exit(any(name in sys.modules for name in ('apache_beam', 'torch', 'aiohttp')))"
         assert subprocess.run([sys.executable, "-c", f"{run}; {check}"], check=False).returncode == 0
 
@@ -445,16 +453,16 @@ def browser() -> Iterator[Any]:
 @pytest.mark.browser
 class TestInBrowser:
     @pytest.fixture
-    def opened(self, browser: Any, whole: str) -> Iterator[Any]:
-        text_of(whole)
+    def opened(self, browser: Any, finished: str) -> Iterator[Any]:
+        text_of(finished)
         tab, said = browser.new_page(viewport={"width": 400, "height": 800}), []
         tab.on("console", lambda message: said.append(message.text))
         tab.on("pageerror", lambda error: said.append(str(error)))
         tab.on("dialog", lambda dialog: said.append("a dialog opened"))
         tab.on("request", lambda request: request.url.startswith("data:") or said.append(request.url))
-        tab.goto(f"file://{whole}/report.html")
+        tab.goto(f"file://{finished}/report.html")
         yield tab
-        assert said == [f"file://{whole}/report.html"]
+        assert said == [f"file://{finished}/report.html"]
         tab.close()
 
     def test_headings_and_counts(self, opened: Any) -> None:

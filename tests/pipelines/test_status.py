@@ -1,4 +1,4 @@
-"""What a directory shows of a collection, and how it is said."""
+"""The progress that is read from a directory, and the line that shows it."""
 
 import json
 from collections import Counter
@@ -8,25 +8,25 @@ import pytest
 
 from gesso import cli
 from gesso.pipelines import status
-from gesso.pipelines.status import Look, Snapshot
+from gesso.pipelines.status import CollectionProgress, Snapshot
 from tests.datasets import write_dataset
 from tests.embeddings import clustered, write_embeddings
 
 
-def test_markers_and_notes_add_up(tmp_path: Path) -> None:
+def test_markers_and_progress_files_add_up(tmp_path: Path) -> None:
     output = write_dataset(tmp_path, 2, 10, finished=False)
     (tmp_path / "00001_stats.json").unlink()
     (tmp_path / ".progress").mkdir()
     (tmp_path / ".progress/00001.json").write_text(json.dumps({"success": 4, "timeout": 1}))
-    look = Look(output)
-    now = look.snapshot()
+    collection_progress = CollectionProgress(output)
+    now = collection_progress.snapshot()
     assert (now.links, now.shards, now.shards_done, now.done, now.kept) == (18, 2, 1, 14, 10)
     assert now.failures() == [("timeout", 2), ("aspect_ratio", 1), ("http_404", 1)]
     assert (now.since, now.until) == (100.0, 102.0)
 
 
 def test_before_the_plan_there_are_no_numbers(tmp_path: Path) -> None:
-    assert Look(str(tmp_path)).snapshot() == Snapshot(None, 0, 0, Counter(), None, None)
+    assert CollectionProgress(str(tmp_path)).snapshot() == Snapshot(None, 0, 0, Counter(), None, None)
 
 
 def test_line() -> None:
@@ -35,7 +35,7 @@ def test_line() -> None:
         "500 of 1,000 links (50.0%) · 300 kept · shard 1 of 4 · 10 links/s · 50 s left · timeout 150, http_404 50"
     )
     assert status.line(Snapshot(None, 0, 0, Counter(), None, None), None) == (
-        "planning: reading tables, judging captions"
+        "planning: reading tables, applying the caption rules"
     )
 
 
@@ -46,7 +46,7 @@ def test_img2datasets_own_shards(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert cli.main(["status", str(tmp_path)]) == 0
     assert capsys.readouterr().out == (
         "9 of 9 links (100.0%) · 6 kept · shard 1 of 1 · 3 links/s · 0 s left · HTTP Error 404: Not Found 3\n"
-        "without a plan: as img2dataset writes it by itself, or before the plan is whole\n"
+        "without a plan: img2dataset's own, or the plan is not complete yet\n"
     )
 
 

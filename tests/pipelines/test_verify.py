@@ -100,7 +100,7 @@ def replace_whole(output: Path, name: str, body: bytes) -> None:
     """Another body, with the marker and the manifest set right, so that only its content can tell."""
     path = output / name
     path.write_bytes(body)
-    hashing = shards.Hashing(io.BytesIO())
+    hashing = shards.HashingWriter(io.BytesIO())
     hashing.write(body)
     index = int(path.stem)
     edit(output / layout.marker_name(index), lambda marker: marker["files"].update({name: hashing.summary()}))
@@ -111,7 +111,7 @@ def replace_whole(output: Path, name: str, body: bytes) -> None:
 
 def make_tar(members: list[tuple[str, bytes]]) -> bytes:
     stream = io.BytesIO()
-    tar = shards.Tar(shards.Hashing(stream))
+    tar = shards.TarWriter(shards.HashingWriter(stream))
     for name, body in members:
         tar.add(name, body)
     tar.end()
@@ -126,14 +126,14 @@ def read_tar(path: Path) -> list[tuple[str, bytes]]:
 def test_whole_dataset(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verify(str(output)) == []
     assert main([f"{output}/"]) == 0
-    assert capsys.readouterr().out == f"{output} is whole\n"
+    assert capsys.readouterr().out == f"{output}: no problems\n"
 
 
 def test_damaged_dataset(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flip(output / "00001.tar")
     assert cli.main(["verify", str(output)]) == 1
-    told = f"00001.tar: sha256 differs from manifest.json\n{output}: 1 problems\n"
-    assert capsys.readouterr().out == told
+    problem = f"00001.tar: sha256 differs from manifest.json\n{output}: 1 problems\n"
+    assert capsys.readouterr().out == problem
 
 
 def test_bytes_are_told(output: Path) -> None:
@@ -166,8 +166,8 @@ class TestFiles:
 
     def test_swapped(self, output: Path) -> None:
         swap(output / "00000.tar", output / "00002.tar")
-        told = [f"{name}: sha256 differs from manifest.json" for name in ("00000.tar", "00002.tar")]
-        assert verify(str(output)) == told
+        problem = [f"{name}: sha256 differs from manifest.json" for name in ("00000.tar", "00002.tar")]
+        assert verify(str(output)) == problem
 
     @pytest.mark.parametrize("name", ["00007.tar", "copy.parquet", "rejected/00007.tar", "00007_stats.json"])
     def test_stray(self, output: Path, name: str) -> None:
@@ -194,14 +194,14 @@ class TestContents:
 
     def test_sample_is_missing(self, output: Path) -> None:
         replace_whole(output, "00001.tar", make_tar(read_tar(output / "00001.tar")[3:]))
-        told = "00001.tar: 1 of 00001.parquet's samples are missing, 0 are not among its successes"
-        assert verify(str(output)) == [told]
+        problem = "00001.tar: 1 of 00001.parquet's samples are missing, 0 are not among its successes"
+        assert verify(str(output)) == [problem]
 
     def test_sample_too_many(self, output: Path) -> None:
         members = read_tar(output / "00001.tar") + [(f"{'f' * 32}.{kind}", b"") for kind in ("jpg", "txt", "json")]
         replace_whole(output, "00001.tar", make_tar(members))
-        told = "00001.tar: 0 of 00001.parquet's samples are missing, 1 are not among its successes"
-        assert verify(str(output)) == [told]
+        problem = "00001.tar: 0 of 00001.parquet's samples are missing, 1 are not among its successes"
+        assert verify(str(output)) == [problem]
 
     def test_file_of_a_sample_is_missing(self, output: Path) -> None:
         replace_whole(output, "00001.tar", make_tar(read_tar(output / "00001.tar")[:-1]))
@@ -215,36 +215,36 @@ class TestContents:
     def test_samples_out_of_order(self, output: Path) -> None:
         members = read_tar(output / "00001.tar")
         replace_whole(output, "00001.tar", make_tar(members[3:] + members[:3]))
-        assert verify(str(output)) == [f"00001.tar: sample {key_of(1, 0)} stands behind {key_of(1, 3)}"]
+        assert verify(str(output)) == [f"00001.tar: sample {key_of(1, 0)} comes after {key_of(1, 3)}"]
 
     def test_rejected_pictures_too(self, output: Path) -> None:
         replace_whole(output, "rejected/00001.tar", make_tar(read_tar(output / "rejected/00001.tar")[1:]))
         assert verify(str(output)) == [f"rejected/00001.tar: sample {key_of(1, 2)} is txt, json"]
 
     @pytest.mark.parametrize(
-        ("change", "told"),
+        ("change", "problem"),
         [
             (lambda body: body[:2000], f"cut off in {key_of(1, 0)}.jpg"),
-            (lambda body: body[:3600], "no tar from byte 3,584 on: truncated header"),
-            (lambda body: body[:3584], "no tar from byte 3,584 on: empty header"),
-            (lambda body: body[:5] + b"x" + body[6:], "no tar from byte 0 on: bad checksum"),
-            (lambda body: body.rstrip(b"\0") + bytes(-len(body.rstrip(b"\0")) % 512 + 512), "cut off in its end"),
-            (lambda body: body + b"more", "holds more behind its end at byte 9,728"),
+            (lambda body: body[:3600], "not a tar from byte 3,584 on: truncated header"),
+            (lambda body: body[:3584], "not a tar from byte 3,584 on: empty header"),
+            (lambda body: body[:5] + b"x" + body[6:], "not a tar from byte 0 on: bad checksum"),
+            (lambda body: body.rstrip(b"\0") + bytes(-len(body.rstrip(b"\0")) % 512 + 512), "cut off at its end"),
+            (lambda body: body + b"more", "has data after its end at byte 9,728"),
         ],
         ids=["picture", "header", "no end", "name", "one block", "more"],
     )
-    def test_tar_is_none(self, output: Path, change: Callable[[bytes], bytes], told: str) -> None:
+    def test_tar_is_none(self, output: Path, change: Callable[[bytes], bytes], problem: str) -> None:
         replace_whole(output, "00001.tar", change((output / "00001.tar").read_bytes()))
-        assert verify(str(output)) == [f"00001.tar: {told}"]
+        assert verify(str(output)) == [f"00001.tar: {problem}"]
 
     def test_rows_are_no_parquet(self, output: Path) -> None:
         replace_whole(output, "00001.parquet", b"PAR1 and more")
-        (told,) = verify(str(output))
-        assert told.startswith("00001.parquet: no parquet: Parquet magic bytes not found in footer.")
+        (problem,) = verify(str(output))
+        assert problem.startswith("00001.parquet: not parquet: Parquet magic bytes not found in footer.")
 
     def test_rows_lack_a_column(self, output: Path) -> None:
         self.rewrite_rows(output, lambda table: table.drop_columns("status"))
-        assert verify(str(output)) == ["00001.parquet: has no column status of text"]
+        assert verify(str(output)) == ["00001.parquet: has no column status of strings"]
 
     def test_row_without_a_key(self, output: Path) -> None:
         keys = pa.array([None, *(key_of(1, pair) for pair in range(1, PAIRS))])
@@ -265,8 +265,8 @@ class TestContents:
 
     def test_no_rows_at_all(self, output: Path) -> None:
         self.rewrite_rows(output, lambda table: table.slice(0, 0))
-        told = "00001.tar: 0 of 00001.parquet's samples are missing, 2 are not among its successes"
-        assert verify(str(output))[0] == told
+        problem = "00001.tar: 0 of 00001.parquet's samples are missing, 2 are not among its successes"
+        assert verify(str(output))[0] == problem
 
     def rewrite_rows(self, output: Path, change: Callable[[pa.Table], pa.Table]) -> None:
         stream = io.BytesIO()
@@ -281,18 +281,18 @@ class TestMarker:
 
     def test_cut_off(self, output: Path) -> None:
         cut(output / "00001_stats.json", 30)
-        (told,) = verify(str(output))
-        assert told.startswith("00001_stats.json: no JSON: ")
+        (problem,) = verify(str(output))
+        assert problem.startswith("00001_stats.json: not JSON: ")
 
     def test_flipped_bit(self, output: Path) -> None:
         (output / "00001_stats.json").write_bytes(b"\xff{}")
-        (told,) = verify(str(output))
-        assert told.startswith("00001_stats.json: no JSON: 'utf-8' codec")
+        (problem,) = verify(str(output))
+        assert problem.startswith("00001_stats.json: not JSON: 'utf-8' codec")
 
     @pytest.mark.parametrize("text", ["[]", "{}", '{"count": "4"}'])
     def test_other_form(self, output: Path, text: str) -> None:
         (output / "00001_stats.json").write_text(text)
-        assert verify(str(output)) == ["00001_stats.json: has not the form that its writer gives it"]
+        assert verify(str(output)) == ["00001_stats.json: does not have the fields that it should"]
 
     def test_counts_edited(self, output: Path) -> None:
         edit(output / "00001_stats.json", lambda marker: marker.update(successes=9))
@@ -316,8 +316,8 @@ class TestMarker:
 
     def test_swapped(self, output: Path) -> None:
         swap(output / "00000_stats.json", output / "00001_stats.json")
-        told = [f"0000{index}_stats.json: files differs from manifest.json" for index in (0, 1)]
-        assert verify(str(output)) == told
+        problem = [f"0000{index}_stats.json: files differs from manifest.json" for index in (0, 1)]
+        assert verify(str(output)) == problem
 
 
 class TestManifest:
@@ -361,13 +361,13 @@ class TestManifest:
 
     def test_same_shard_twice(self, output: Path) -> None:
         edit(output / "manifest.json", lambda manifest: manifest["shards"].append(manifest["shards"][0]))
-        assert verify(str(output)) == ["manifest.json: its shards have not the form that gesso writes"]
+        assert verify(str(output)) == ["manifest.json: its shards do not have the fields that gesso writes"]
 
     def test_no_json(self, output: Path) -> None:
         cut(output / "manifest.json", 50)
         flip(output / "00002.tar")
         manifest, tar = verify(str(output))
-        assert manifest.startswith("manifest.json: no JSON: ")
+        assert manifest.startswith("manifest.json: not JSON: ")
         assert tar == "00002.tar: sha256 differs from 00002_stats.json"
 
 
@@ -391,7 +391,7 @@ class TestUnfinished:
         write_shard(tmp_path, 1)
         return tmp_path
 
-    LACKING = "unfinished: 2 of 3 shards are missing: 00000 00002; the same `gesso collect` goes on"
+    LACKING = "unfinished: 2 of 3 shards are missing: 00000 00002; run the same `gesso collect` again"
 
     def test_names_what_is_missing(self, begun: Path) -> None:
         assert verify(str(begun)) == [self.LACKING]
@@ -403,8 +403,8 @@ class TestUnfinished:
 
     def test_damaged_marker(self, begun: Path) -> None:
         cut(begun / "00001_stats.json", 0)
-        told = "00001_stats.json: no JSON: Expecting value: line 1 column 1 (char 0)"
-        assert verify(str(begun)) == [told, self.LACKING]
+        problem = "00001_stats.json: not JSON: Expecting value: line 1 column 1 (char 0)"
+        assert verify(str(begun)) == [problem, self.LACKING]
 
     def test_plan_of_a_missing_shard(self, begun: Path) -> None:
         (begun / "plan/00002.parquet").unlink()
@@ -416,15 +416,15 @@ class TestUnfinished:
 
     def test_only_the_manifest_is_missing(self, output: Path) -> None:
         (output / "manifest.json").unlink()
-        told = "unfinished: manifest.json is missing; the same `gesso collect` writes it"
-        assert verify(str(output)) == [told]
+        problem = "unfinished: manifest.json is missing; run the same `gesso collect` again"
+        assert verify(str(output)) == [problem]
 
     def test_many_missing_shards(self, tmp_path: Path) -> None:
         begin(tmp_path)
         edit(tmp_path / "plan.json", lambda plan: plan.update(shards=1234))
         missing = " ".join(f"{index:05d}" for index in range(10))
-        told = f"unfinished: 1,234 of 1,234 shards are missing: {missing} …; the same `gesso collect` goes on"
-        assert verify(str(tmp_path))[-1] == told
+        problem = f"unfinished: 1,234 of 1,234 shards are missing: {missing} …; run the same `gesso collect` again"
+        assert verify(str(tmp_path))[-1] == problem
 
 
 class TestForeign:
@@ -453,8 +453,8 @@ class TestForeign:
 
     def test_cut_off(self, theirs: Path) -> None:
         cut(theirs / "00001.tar", 7000)
-        (told,) = verify(str(theirs))
-        assert told == "00001.tar: cut off in 000010002.txt"
+        (problem,) = verify(str(theirs))
+        assert problem == "00001.tar: cut off in 000010002.txt"
 
     def test_sample_is_missing(self, theirs: Path) -> None:
         pq.write_table(pq.read_table(theirs / "00001.parquet").slice(1), theirs / "00001.parquet")
@@ -495,7 +495,7 @@ class TestEmbeddings:
     def test_whole(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         output = write_small_embeddings(tmp_path / "embeddings")
         assert cli.main(["verify", output]) == 0
-        assert capsys.readouterr().out == f"{output} is whole\n"
+        assert capsys.readouterr().out == f"{output}: no problems\n"
 
     def test_damaged(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         output = Path(write_small_embeddings(tmp_path / "embeddings"))

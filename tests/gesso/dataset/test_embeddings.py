@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gesso.dataset import embeddings
-from gesso.dataset.embeddings import Block, Slice, open_embeddings, portions, read_ahead, read_pictures
+from gesso.dataset.embeddings import Block, Slice, chunks, open_embeddings, read_ahead, read_pictures
 from gesso.errors import UserError
 from tests.embeddings import clustered, write_embeddings
 
@@ -36,20 +36,20 @@ def test_what_it_holds(tmp_path: Path) -> None:
 
 def test_portions_cut_large_blocks_and_put_small_ones_side_by_side() -> None:
     a, b, c = Block(0, 5), Block(1, 1), Block(2, 4)
-    assert list(portions([a, b, c], 3)) == [
+    assert list(chunks([a, b, c], 3)) == [
         [Slice(a, 0, 3)],
         [Slice(a, 3, 5), Slice(b, 0, 1)],
         [Slice(c, 0, 3)],
         [Slice(c, 3, 4)],
     ]
-    assert list(portions([a, b, c], 10)) == [[Slice(a, 0, 5), Slice(b, 0, 1), Slice(c, 0, 4)]]
-    assert list(portions([])) == []
+    assert list(chunks([a, b, c], 10)) == [[Slice(a, 0, 5), Slice(b, 0, 1), Slice(c, 0, 4)]]
+    assert list(chunks([])) == []
 
 
 def test_pictures_of_portions(tmp_path: Path) -> None:
     hashes = [None if number == 5 else f"{number + (15 << 60):016x}" for number in range(10)]
     opened = open_embeddings(write(tmp_path, phash=hashes))
-    read = list(read_ahead(opened, list(portions(opened.blocks, 3))))
+    read = list(read_ahead(opened, list(chunks(opened.blocks, 3))))
     vectors, keys, shards, phash, hashed = (np.concatenate(arrays) for arrays in zip(*read, strict=True))
     np.testing.assert_array_equal(vectors, VECTORS.astype(np.float32))
     assert keys.tolist() == [key.encode() for key in KEYS]

@@ -75,7 +75,7 @@ def test_notes_of_shards_under_way(tmp_path: Path) -> None:
     (tmp_path / ".progress").mkdir()
     (tmp_path / ".progress/00000.json").write_text('{"success": 3}')
     (tmp_path / ".progress/00001.json").write_text('{"success": 5, "http_404": 1}')
-    assert manifest.notes(str(tmp_path), frozenset({0})) == [Counter(success=5, http_404=1)]
+    assert manifest.progress_counts(str(tmp_path), frozenset({0})) == [Counter(success=5, http_404=1)]
 
 
 def test_changed_settings_are_shown(tmp_path: Path) -> None:

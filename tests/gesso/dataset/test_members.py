@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import pytest
 
 from gesso.dataset import members
-from gesso.dataset.members import Damage, Sample
+from gesso.dataset.members import DamagedTar, Sample
 
 BODY = {"jpg": b"j" * 700, "txt": b"caption", "json": b"{}" * 300}
 
@@ -23,7 +23,7 @@ def tar(names: Iterable[str], form: int = tarfile.USTAR_FORMAT, clock: float = 0
 
 
 def index(body: bytes) -> list[Sample]:
-    return members.index(lambda offset, size: body[offset : offset + size], len(body))
+    return members.list_samples(lambda offset, size: body[offset : offset + size], len(body))
 
 
 def test_ranges_and_sizes() -> None:
@@ -37,7 +37,7 @@ def test_blocks_before_a_header_belong_to_the_sample_behind_them() -> None:
     body = tar(names, tarfile.PAX_FORMAT, 1.5)
     found = index(body)
     assert found == [Sample("a", 0, 4096 + 3072, 700, 7, 600), Sample("b", 7168, 7168, 700, 7, 600)]
-    parts = members.parts(body[7168 : 2 * 7168])
+    parts = members.sample_members(body[7168 : 2 * 7168])
     assert {kind: (part.name, part.bytes) for kind, part in parts.items()} == {
         "image": ("b.jpg", 700),
         "caption": ("b.txt", 7),
@@ -56,26 +56,29 @@ def test_an_empty_tar_holds_no_samples() -> None:
     [
         (["a.jpg", "a.json"], "holds sample a as jpg, json, not as a picture, txt and json"),
         (["a.jpg", "a.jpg", "a.txt", "a.json"], "holds sample a as jpg, jpg, txt, json"),
-        (["a.jpg", "a.txt", "a.json", "b.jpg", "b.txt", "b.json", "a.jpg"], "holds sample a twice, or its files apart"),
+        (
+            ["a.jpg", "a.txt", "a.json", "b.jpg", "b.txt", "b.json", "a.jpg"],
+            "holds sample a twice, or its files are not adjacent",
+        ),
     ],
 )
 def test_what_is_no_sample(names: list[str], message: str) -> None:
-    with pytest.raises(Damage, match=message):
+    with pytest.raises(DamagedTar, match=message):
         index(tar(names))
 
 
 @pytest.mark.parametrize(
     ("size", "message"),
     [
-        (4096, "is cut off in its end"),
+        (4096, "is cut off at its end"),
         (3500, "is cut off in a.json"),
         (3000, "is no tar from byte 2,560 on"),
         (2100, "is cut off in a.txt"),
-        (0, "is cut off in its end"),
+        (0, "is cut off at its end"),
     ],
 )
 def test_a_tar_that_is_cut_off(size: int, message: str) -> None:
-    with pytest.raises(Damage, match=message):
+    with pytest.raises(DamagedTar, match=message):
         index(tar(["a.jpg", "a.txt", "a.json"])[:size])
 
 
@@ -83,12 +86,12 @@ def test_a_tar_that_is_cut_off(size: int, message: str) -> None:
 def test_a_damaged_header(at: int) -> None:
     body = bytearray(tar(["a.jpg", "a.txt", "a.json"]))
     body[at] ^= 1
-    with pytest.raises(Damage, match=rf"is no tar from byte {at // 512 * 512:,} on"):
+    with pytest.raises(DamagedTar, match=rf"is no tar from byte {at // 512 * 512:,} on"):
         index(bytes(body))
 
 
 def test_the_range_of_another_sample() -> None:
     body = tar(["a.jpg", "a.txt", "a.json", "b.jpg", "b.txt", "b.json"])
     for part in (body[:8192], body[:4000], body[512:4608]):
-        with pytest.raises(Damage):
-            members.parts(part)
+        with pytest.raises(DamagedTar):
+            members.sample_members(part)

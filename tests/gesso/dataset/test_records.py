@@ -1,10 +1,10 @@
-"""What a link is, and its uid."""
+"""The normal form of a link, and the key of a sample."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gesso.dataset.records import SUCCESS, is_fetched, link_identity, status_of, uid
+from gesso.dataset.records import SUCCESS, is_fetched, normalize_url, sample_key, status_of
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from gesso.dataset.records import SUCCESS, is_fetched, link_identity, status_of,
     ],
 )
 def test_link_identity(url: str, identity: str) -> None:
-    assert link_identity(url) == identity
+    assert normalize_url(url) == identity
 
 
 @pytest.mark.parametrize(
@@ -28,18 +28,18 @@ def test_link_identity(url: str, identity: str) -> None:
 )
 def test_no_link(url: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
-        link_identity(url)
+        normalize_url(url)
 
 
 def test_uid_is_golden() -> None:
     """A change of these is a change of every key that was ever written."""
-    assert uid("http://a.example/x.jpg", "a dog") == "3a0751fb9c5f95302b9b687aa331a3e6"
-    assert uid("http://a.example/x.jpg", "") == "3a0751fb9c5f9530c321da1fadadd8ec"
+    assert sample_key("http://a.example/x.jpg", "a dog") == "3a0751fb9c5f95302b9b687aa331a3e6"
+    assert sample_key("http://a.example/x.jpg", "") == "3a0751fb9c5f9530c321da1fadadd8ec"
 
 
 @given(st.text(), st.text(), st.text())
 def test_all_captions_of_a_link_share_its_half(link: str, one: str, other: str) -> None:
-    first, second = uid(link, one), uid(link, other)
+    first, second = sample_key(link, one), sample_key(link, other)
     assert len(first) == 32
     assert first[:16] == second[:16]
     assert (first == second) == (one == other)

@@ -96,7 +96,7 @@ class TestSpool:
 class TestTar:
     def test_same_bytes_as_tarfile_writes(self) -> None:
         stream, theirs = io.BytesIO(), io.BytesIO()
-        tar = shards.Tar(shards.Hashing(stream))
+        tar = shards.TarWriter(shards.HashingWriter(stream))
         members = {"a.jpg": b"x" * 511, "b.txt": b"", "c.json": b"y" * 512, "d": b"z" * 20_000}
         with tarfile.open(fileobj=theirs, mode="w", format=tarfile.USTAR_FORMAT) as reference:
             for name, body in members.items():
@@ -109,7 +109,7 @@ class TestTar:
 
     def test_hashing_counts_and_hashes(self) -> None:
         stream = io.BytesIO()
-        hashing = shards.Hashing(stream)
+        hashing = shards.HashingWriter(stream)
         hashing.write(b"abc")
         hashing.write(memoryview(b"defg"))
         assert hashing.summary() == {"bytes": 7, "sha256": hashlib.sha256(b"abcdefg").hexdigest()}
@@ -193,9 +193,9 @@ def test_commit_writes_img2dataset_statistics(tmp_path: Path) -> None:
 def test_headers_are_those_of_tarfile(name: str, size: int) -> None:
     info = tarfile.TarInfo(name)
     info.size = size
-    assert shards.header(name, size) == info.tobuf(tarfile.USTAR_FORMAT)
+    assert shards.tar_header(name, size) == info.tobuf(tarfile.USTAR_FORMAT)
 
 
 def test_a_member_larger_than_a_header_can_say() -> None:
     with pytest.raises(ValueError, match="overflow"):
-        shards.header("a.jpg", 8**11)
+        shards.tar_header("a.jpg", 8**11)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gesso.dataset.records import link_identity, uid
+from gesso.dataset.records import normalize_url, sample_key
 from gesso.dataset.schemas import plan_schema
 from gesso.pipelines import packing
 from gesso.pipelines.collect import plan
@@ -34,8 +34,8 @@ def settings(**changes: Any) -> EngineSettings:
 
 
 def write_plan(folder: Path, urls: list[str], rejected: dict[str, str] | None = None) -> list[str]:
-    """Plans the links as shard 0; gives them in the order of their uids."""
-    keys = {url: uid(link_identity(url), CAPTION) for url in urls}
+    """Plans the links as shard 0; gives them in the order of their keys."""
+    keys = {url: sample_key(normalize_url(url), CAPTION) for url in urls}
     rows = [
         {"key": keys[url], "url": url, "caption": CAPTION, "reason": (rejected or {}).get(url)}
         for url in sorted(urls, key=keys.__getitem__)
@@ -135,7 +135,7 @@ def test_a_writer_that_fails_ends_the_shard_without_a_marker(tmp_path: Path, mon
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("gesso.dataset.shards.completed", full)
+    monkeypatch.setattr("gesso.dataset.shards.iter_rows", full)
     with serve({"/a.jpg": picture(0), "/b.jpg": servers.stall}) as web:
         write_plan(tmp_path, [web.url("/a.jpg"), web.url("/b.jpg")])
         with pytest.raises(OSError, match="No space left on device"):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gesso.dataset.records import link_identity, shard_of, uid
+from gesso.dataset.records import normalize_url, sample_key, shard_of
 from gesso.dataset.schemas import plan_schema
 from gesso.pipelines import packing
 from gesso.pipelines.collect import plan
@@ -43,7 +43,7 @@ def planned(rows: list[Row], size: int, shards: int) -> tuple[list[pa.Table], Co
 class TestJudgeRows:
     def test_a_pair_to_fetch(self) -> None:
         pairs, counts = plan.judge_rows(batch([("http://A.example/x.jpg#top", DOG, 0.5)]), RULES)
-        key = uid("http://a.example/x.jpg", DOG)
+        key = sample_key("http://a.example/x.jpg", DOG)
         assert pairs.to_pylist() == [
             {
                 "key": key,
@@ -67,7 +67,7 @@ class TestJudgeRows:
         pairs, _ = plan.judge_rows(batch([("http://a.example/x.jpg", raw, 0)]), RULES)
         row = pairs.to_pylist()[0]
         assert (row["caption"], row["original_caption"]) == (DOG, raw)
-        assert row["key"] == uid("http://a.example/x.jpg", raw)
+        assert row["key"] == sample_key("http://a.example/x.jpg", raw)
 
 
 class TestMerge:
@@ -86,10 +86,10 @@ class TestMerge:
     def test_of_two_good_captions_the_smaller_uid_stays(self) -> None:
         url = "http://a.example/1.jpg"
         tables, _ = planned([(url, DOG, 0), (url, CAT, 0)], 2, 1)
-        assert tables[0]["key"].to_pylist() == [min(uid(url, DOG), uid(url, CAT))]
+        assert tables[0]["key"].to_pylist() == [min(sample_key(url, DOG), sample_key(url, CAT))]
 
     def test_links_with_the_same_hash_are_not_repeats(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(plan, "uid", lambda link, caption: "0" * 16 + uid(link, caption)[16:])
+        monkeypatch.setattr(plan, "sample_key", lambda link, caption: "0" * 16 + sample_key(link, caption)[16:])
         tables, counts = planned([("http://a.example/1.jpg", DOG, 0), ("http://b.example/1.jpg", DOG, 0)], 2, 1)
         assert sorted(tables[0]["url"].to_pylist()) == ["http://a.example/1.jpg", "http://b.example/1.jpg"]
         assert counts == Counter()
@@ -125,10 +125,10 @@ class TestPlan:
     def test_every_row_is_planned_once_or_counted(self, rows: list[Row], shards: int) -> None:
         tables, repeats = planned(rows, 7, shards)
         keys = [key for table in tables for key in table["key"].to_pylist()]
-        links = [link_identity(url) for table in tables for url in table["url"].to_pylist()]
+        links = [normalize_url(url) for table in tables for url in table["url"].to_pylist()]
         assert len(keys) + repeats.total() == len(rows)
         assert keys == sorted(set(keys))
-        assert sorted(links) == sorted({link_identity(url) for url, _, _ in rows})
+        assert sorted(links) == sorted({normalize_url(url) for url, _, _ in rows})
 
     @given(st.integers(0, 2**128 - 1), st.integers(1, 10**6))
     def test_a_shard_is_a_range_of_uids(self, number: int, shards: int) -> None:

@@ -196,12 +196,12 @@ class TestFolder:
         folder = write_pictures(tmp_path / "val2017", "000000000042.jpg", "000000000073.jpg")
         (folder / "000000000099.jpg").write_bytes(b"damaged")
         (folder / "index.html").write_text("no picture")
-        notes = write_annotations(
+        annotations = write_annotations(
             tmp_path / "captions.json",
             [{"id": n, "file_name": f"{n:012d}.jpg", "coco_url": f"http://c/{n}"} for n in (42, 73, 99, 100)],
             [{"id": 1, "image_id": 42, "caption": "a rug"}],
         )
-        assert embed_folder(folder, tmp_path / "out", weights, "--annotations", notes) == 0
+        assert embed_folder(folder, tmp_path / "out", weights, "--annotations", annotations) == 0
         rows = pq.read_table(tmp_path / "out/metadata/metadata_00000.parquet").to_pylist()
         told = [[row[name] for name in ("key", "image_path", "shard", "caption", "url")] for row in rows]
         assert told == [
@@ -270,17 +270,17 @@ class TestAgain:
 
         from gesso.pipelines.embed import pictures
 
-        class Backwards(blocks.Embedder):
-            def _begin(self, batch: list[pictures.Sample]) -> "Future[blocks.Embedded]":
-                decoded = [blocks.prepare(sample, self.model) for sample in reversed(batch)]
-                decoding: list[Future[blocks.Prepared]] = [Future() for _ in batch]
+        class Backwards(blocks.BlockEmbedder):
+            def _submit(self, batch: list[pictures.Sample]) -> "Future[blocks.EmbeddedSamples]":
+                decoded = [blocks.prepare_sample(sample, self.model) for sample in reversed(batch)]
+                decoding: list[Future[blocks.PreparedSample]] = [Future() for _ in batch]
                 for future, item in zip(reversed(decoding), decoded, strict=True):
                     future.set_result(item)
-                return self._forwards.submit(blocks.forward, decoding, self.model)
+                return self._model_threads.submit(blocks.embed_batch, decoding, self.model)
 
         embedder = Backwards(ModelSettings(weights, device="cpu"), EmbedSettings(5, 2))
         for block in reversed(pictures.open_shards(str(raw)).blocks):
-            embedder.embed(str(tmp_path), block)
+            embedder.embed_block(str(tmp_path), block)
         names = [name for name in contents(embedded) if "/" in name]
         assert contents(tmp_path) == {name: contents(embedded)[name] for name in names}
 
@@ -326,11 +326,14 @@ class TestMistakes:
         [
             ([], "give either --shards or --images"),
             (["--shards", "{raw}", "--images", "{t}"], "give either --shards or --images"),
-            (["--shards", "{raw}", "--annotations", "x.json"], "--annotations belongs to --images"),
+            (
+                ["--shards", "{raw}", "--annotations", "x.json"],
+                "--annotations is for --images: shards have their own captions",
+            ),
             (["--shards", "{t}/none"], "holds no shards"),
             (["--shards", "{cut}"], "00000.tar is cut off"),
             (["--images", "{t}/none"], "holds no pictures"),
-            (["--shards", "{raw}", "--model", "ViT-B32"], "no model of open_clip's: the nearest are ViT-B-32"),
+            (["--shards", "{raw}", "--model", "ViT-B32"], "a model of open_clip: similar names are ViT-B-32"),
             (["--shards", "{raw}", "--model", "ViT-B-32"], "ViT-B-32 needs weights"),
             (["--shards", "{raw}", "--model", "{t}/none.safetensors"], "none.safetensors"),
             (["--shards", "{raw}", "--device", "tpu"], "--device is 'tpu': give one of auto, cpu, cuda"),

@@ -57,9 +57,9 @@ class TestShards:
         assert [sample.image_path for sample in samples] == [name for name in members if name.endswith(".jpg")]
         assert [sample.read() for sample in samples] == [members[sample.image_path] for sample in samples]
         assert {sample.fields["shard"] for sample in samples} == {1}
-        told = [json.loads(members[f"{sample.key}.json"]) for sample in samples]
-        assert [sample.fields["caption"] for sample in samples] == [row["caption"] for row in told]
-        assert [sample.fields["phash"] for sample in samples] == [row["phash"] for row in told]
+        value = [json.loads(members[f"{sample.key}.json"]) for sample in samples]
+        assert [sample.fields["caption"] for sample in samples] == [row["caption"] for row in value]
+        assert [sample.fields["phash"] for sample in samples] == [row["phash"] for row in value]
 
     def test_input_tells_other_shards(self, raw: Path, tmp_path: Path) -> None:
         first = pictures.open_shards(str(raw)).input
@@ -68,11 +68,11 @@ class TestShards:
         assert first[0]["sha256"] != other[0]["sha256"]
 
     def test_img2datasets_own(self, tmp_path: Path) -> None:
-        told = {"url": "http://a.example/1", "caption": None, "width": 40, "key": "000000000"}
+        value = {"url": "http://a.example/1", "caption": None, "width": 40, "key": "000000000"}
         folder = foreign(
             tmp_path / "theirs",
             [
-                {"jpg": picture(1), "txt": b"from the text", "json": json.dumps(told).encode()},
+                {"jpg": picture(1), "txt": b"from the text", "json": json.dumps(value).encode()},
                 {"webp": b"a body", "json": b"{broken"},
                 {"txt": b"a caption alone"},
             ],
@@ -83,7 +83,7 @@ class TestShards:
             ("000000001", "000000001.webp"),
             ("000000002", "000000002.jpg"),
         ]
-        assert samples[0].fields == {**told, "caption": "from the text", "shard": 0}
+        assert samples[0].fields == {**value, "caption": "from the text", "shard": 0}
         assert samples[1].fields == {"caption": None, "shard": 0}
         assert samples[1].read() == b"a body"
         with pytest.raises(Rejected) as caught:
@@ -96,12 +96,12 @@ class TestShards:
 
     def test_a_collection_that_goes_on(self, tmp_path: Path) -> None:
         output = write_dataset(tmp_path / "raw", finished=False)
-        with pytest.raises(UserError, match="is not finished: the same `gesso collect` goes on"):
+        with pytest.raises(UserError, match="is not finished: run the same `gesso collect` again to resume it"):
             pictures.open_shards(output)
 
     def test_a_tar_without_a_marker(self, raw: Path) -> None:
         (raw / "00002.tar").write_bytes((raw / "00001.tar").read_bytes())
-        with pytest.raises(UserError, match=r"00002\.tar has no marker that agrees with it"):
+        with pytest.raises(UserError, match=r"00002\.tar has no marker with its size"):
             pictures.open_shards(str(raw))
 
     @pytest.mark.parametrize("left", [0, 512, 5000])
@@ -126,7 +126,7 @@ class TestShards:
     def test_their_tar_that_is_none(self, tmp_path: Path) -> None:
         folder = foreign(tmp_path / "theirs", [{"jpg": picture(1)}])
         (folder / "00000.tar").write_bytes(b"x" * 10_240)
-        with pytest.raises(UserError, match=r"00000\.tar is no tar"):
+        with pytest.raises(UserError, match=r"00000\.tar is not a tar"):
             pictures.open_shards(str(folder))
 
     def test_damage_in_the_middle_names_the_shard(self, raw: Path) -> None:
@@ -196,14 +196,14 @@ class TestFolder:
     def test_annotations_that_are_none(self, tmp_path: Path, body: str) -> None:
         folder = write_pictures(tmp_path / "val", "a.jpg")
         (tmp_path / "notes.json").write_text(body)
-        with pytest.raises(UserError, match=r"notes\.json has not COCO's form"):
+        with pytest.raises(UserError, match=r"notes\.json is not in COCO's format"):
             pictures.open_folder(str(folder), str(tmp_path / "notes.json"))
 
     def test_annotations_of_other_pictures(self, tmp_path: Path) -> None:
         folder = write_pictures(tmp_path / "val", "a.jpg")
-        notes = write_annotations(tmp_path / "notes.json", [{"id": 1, "file_name": "b.jpg"}], [])
-        with pytest.raises(UserError, match="names no picture of"):
-            pictures.open_folder(str(folder), notes)
+        annotations = write_annotations(tmp_path / "notes.json", [{"id": 1, "file_name": "b.jpg"}], [])
+        with pytest.raises(UserError, match="has no picture of"):
+            pictures.open_folder(str(folder), annotations)
 
     def test_no_annotation_file(self, tmp_path: Path) -> None:
         folder = write_pictures(tmp_path / "val", "a.jpg")

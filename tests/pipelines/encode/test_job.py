@@ -264,7 +264,7 @@ class TestOneProcessOfTorchrun:
         self, data: Path, dvae: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert run(data, tmp_path / "out", dvae, "--runner", "DirectRunner") == 2
-        assert "unknown flag --runner: under torchrun there is no Beam to take it" in capsys.readouterr().err
+        assert "unknown flag --runner: Beam's flags cannot be used under torchrun" in capsys.readouterr().err
 
     def test_no_beam_is_loaded(self, data: Path, dvae: str, tmp_path: Path) -> None:
         code = (
@@ -283,7 +283,7 @@ class TestLook:
         run(data, output, dvae)
         capsys.readouterr()
         assert cli.main(["verify", str(output)]) == 0
-        assert capsys.readouterr().out == f"{output} is whole\n"
+        assert capsys.readouterr().out == f"{output}: no problems\n"
         body = bytearray((output / "train/00001.npy").read_bytes())
         body[-1] ^= 1
         (output / "train/00001.npy").write_bytes(body)
@@ -302,7 +302,7 @@ class TestLook:
         (output / "validation/00000_stats.json").unlink()
         capsys.readouterr()
         assert cli.main(["verify", str(output)]) == 1
-        assert capsys.readouterr().out.splitlines()[0] == "unfinished: the same command goes on"
+        assert capsys.readouterr().out.splitlines()[0] == "unfinished: run the same command again"
         assert cli.main(["status", str(output)]) == 0
         assert capsys.readouterr().out.splitlines() == ["26 of 33 images (78.8%)", "not finished"]
 
@@ -405,7 +405,7 @@ class TestMistakes:
 
     @pytest.mark.parametrize(
         ("name", "message"),
-        [("thesis.tex", "already holds thesis.tex"), ("train/00000.npy", "train/00000.npy is there already without a")],
+        [("thesis.tex", "already holds thesis.tex"), ("train/00000.npy", "train/00000.npy exists already, without a")],
     )
     def test_a_directory_with_other_things_in_it(
         self, name: str, message: str, data: Path, dvae: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

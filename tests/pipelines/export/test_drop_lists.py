@@ -17,7 +17,7 @@ PAIRS = [("coco1", "a", 0.9), ("coco1", "b", 0.7), ("coco2", "c", 0.8), ("coco3"
 
 
 def dropped(*paths: str | Path) -> dict[str, str]:
-    """Reasons by uid, as all the lists together say."""
+    """Reasons by key, of all the lists together."""
     table = drop_lists.union([drop_lists.read(str(path), SHARDS) for path in paths])
     assert table["uid"].to_pylist() == sorted(table["uid"].to_pylist())
     return dict(zip(table["uid"].to_pylist(), table["reason"].to_pylist(), strict=True))
@@ -35,11 +35,11 @@ class TestOverlap:
         path = write_overlap(tmp_path / "overlap", SHARDS, PAIRS)
         decide(path, 0.75, [Override("coco1", "b", "duplicate"), Override("coco2", "c", "different")])
         assert dropped(path) == {"a": "overlap", "b": "overlap"}
-        told = drop_lists.read(path, SHARDS).overlap
-        assert told is not None
-        assert told["leave_out"] == ["coco1"]
-        assert (told["threshold"], told["who"], told["when"], told["model"]) == (0.75, WHO, WHEN, MODEL)
-        assert (told["references"], told["pairs"], told["duplicates"], told["judged"]) == (3, 4, 2, 2)
+        overlap = drop_lists.read(path, SHARDS).overlap
+        assert overlap is not None
+        assert overlap["leave_out"] == ["coco1"]
+        assert (overlap["threshold"], overlap["who"], overlap["when"], overlap["model"]) == (0.75, WHO, WHEN, MODEL)
+        assert (overlap["references"], overlap["pairs"], overlap["duplicates"], overlap["judged"]) == (3, 4, 2, 2)
 
     def test_without_a_decision(self, tmp_path: Path) -> None:
         path = write_overlap(tmp_path / "overlap", SHARDS, PAIRS)
@@ -48,24 +48,24 @@ class TestOverlap:
     def test_a_decision_for_another_model(self, tmp_path: Path) -> None:
         path = write_overlap(tmp_path / "overlap", SHARDS, PAIRS)
         decide(path, 0.75, model={**MODEL, "sha256": "b" * 64})
-        assert "was decided for the model" in refused(path)
+        assert "was made for the model" in refused(path)
 
     def test_a_decision_on_other_matches(self, tmp_path: Path) -> None:
         path = write_overlap(tmp_path / "overlap", SHARDS, PAIRS)
         decide(path, 0.75, matches_sha256="0" * 64)
-        assert "was decided on other matches" in refused(path)
+        assert "was made on other matches" in refused(path)
 
     def test_embeddings_of_other_shards(self, tmp_path: Path) -> None:
         path = write_overlap(tmp_path / "overlap", "/data/older", PAIRS)
         decide(path, 0.75)
-        assert "is of the shards in /data/older, not of --shards /data/raw" in refused(path)
+        assert "was made for the shards in /data/older, not for --shards /data/raw" in refused(path)
 
     def test_a_linked_directory_is_the_same(self, tmp_path: Path) -> None:
         (tmp_path / "raw").mkdir()
         (tmp_path / "link").symlink_to(tmp_path / "raw")
         path = write_overlap(tmp_path / "overlap", str(tmp_path / "raw"), PAIRS)
         decide(path, 0.75)
-        assert drop_lists.read(path, str(tmp_path / "link")).identity["kind"] == "overlap"
+        assert drop_lists.read(path, str(tmp_path / "link")).input_record["kind"] == "overlap"
 
 
 class TestRepeats:
@@ -77,12 +77,12 @@ class TestRepeats:
         assert dropped(write_repeats(tmp_path / "repeats", SHARDS, ["a"])) == {"a": "repeat_exact"}
 
     def test_repeats_of_other_shards(self, tmp_path: Path) -> None:
-        assert "not of --shards" in refused(write_repeats(tmp_path / "repeats", "/data/older", ["a"]))
+        assert "not for --shards" in refused(write_repeats(tmp_path / "repeats", "/data/older", ["a"]))
 
     def test_a_list_that_was_changed(self, tmp_path: Path) -> None:
         path = write_repeats(tmp_path / "repeats", SHARDS, ["a"])
         pq.write_table(pa.table({"uid": ["z"]}), f"{path}/exact.parquet")
-        assert "is not the file that its manifest.json names" in refused(path)
+        assert "differs from its manifest.json: run `gesso repeats` again" in refused(path)
 
 
 class TestLists:
@@ -91,8 +91,9 @@ class TestLists:
         assert dropped(tmp_path / "mine.txt") == {"a": "listed", "b": "listed"}
 
     @pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
-    def test_parquet(self, tmp_path: Path, kind: pa.DataType) -> None:
-        pq.write_table(pa.table({"n": [1, 2], "uid": pa.array(["b", "a"], kind)}), tmp_path / "mine.parquet")
+    @pytest.mark.parametrize("column", ["uid", "key"])
+    def test_parquet(self, tmp_path: Path, column: str, kind: pa.DataType) -> None:
+        pq.write_table(pa.table({"n": [1, 2], column: pa.array(["b", "a"], kind)}), tmp_path / "mine.parquet")
         assert dropped(tmp_path / "mine.parquet") == {"a": "listed", "b": "listed"}
 
     def test_an_empty_list(self, tmp_path: Path) -> None:
@@ -102,7 +103,7 @@ class TestLists:
     @pytest.mark.parametrize(
         ("body", "message"),
         [
-            (b"PAR1 and no more", "is no whole parquet"),
+            (b"PAR1 and no more", "is not a complete parquet file"),
             (b"\xff\xfe\x00", "is neither parquet nor text"),
         ],
     )
@@ -114,8 +115,8 @@ class TestLists:
         assert "cannot be read (No such file or directory)" in refused(tmp_path / "none.txt")
 
     def test_another_column(self, tmp_path: Path) -> None:
-        pq.write_table(pa.table({"key": ["a"]}), tmp_path / "mine.parquet")
-        assert "has no column uid, but key" in refused(tmp_path / "mine.parquet")
+        pq.write_table(pa.table({"id": ["a"]}), tmp_path / "mine.parquet")
+        assert "has no column key, but id: rename the column of keys to key" in refused(tmp_path / "mine.parquet")
 
     def test_numbers(self, tmp_path: Path) -> None:
         pq.write_table(pa.table({"uid": [1]}), tmp_path / "mine.parquet")
@@ -144,7 +145,7 @@ def test_the_first_list_gives_the_reason(tmp_path: Path) -> None:
 @pytest.mark.parametrize("manifest", [{"kind": "embeddings"}, {"shards": []}])
 def test_a_directory_of_another_kind(tmp_path: Path, manifest: dict[str, object]) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    assert "give an overlap of `gesso match`, repeats of `gesso repeats`, or a file of uids" in refused(tmp_path)
+    assert "give the --output of `gesso match` or `gesso repeats`, or a file of keys" in refused(tmp_path)
 
 
 def test_an_unfinished_directory(tmp_path: Path) -> None:

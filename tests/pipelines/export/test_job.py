@@ -23,7 +23,7 @@ from gesso import cli, storage
 from gesso.dataset import shards
 from gesso.dedup.decision import Override
 from gesso.pipelines.export import shard_writer
-from gesso.pipelines.export.shuffle import lots_of
+from gesso.pipelines.export.shuffle import key_hashes
 from tests.datasets import write_dataset
 from tests.overlaps import decide, write_overlap, write_repeats
 
@@ -46,13 +46,13 @@ def source(raw: Path) -> dict[str, Sample]:
 
 @pytest.fixture(scope="module")
 def drops(raw: Path, source: dict[str, Sample], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """An overlap with three duplicates, a repeat of which one is in the overlap, two uids by hand, one unknown."""
-    folder, uids = tmp_path_factory.mktemp("drops"), sorted(source)
-    pairs = [("r1", uids[0], 0.9), ("r1", uids[1], 0.8), ("r2", uids[2], 0.7), ("r3", uids[3], 0.6)]
+    """An overlap with three duplicates, repeats (one also in the overlap), two keys in a text file, one unknown."""
+    folder, keys = tmp_path_factory.mktemp("drops"), sorted(source)
+    pairs = [("r1", keys[0], 0.9), ("r1", keys[1], 0.8), ("r2", keys[2], 0.7), ("r3", keys[3], 0.6)]
     overlap = write_overlap(folder / "overlap", str(raw), pairs)
-    decide(overlap, 0.75, [Override("r3", uids[3], "duplicate")])
-    repeats = write_repeats(folder / "repeats", str(raw), [uids[0], uids[20]], [uids[40]])
-    (folder / "mine.txt").write_text(f"{uids[41]}\n{'f' * 31}x\n")
+    decide(overlap, 0.75, [Override("r3", keys[3], "duplicate")])
+    repeats = write_repeats(folder / "repeats", str(raw), [keys[0], keys[20]], [keys[40]])
+    (folder / "mine.txt").write_text(f"{keys[41]}\n{'f' * 31}x\n")
     return [overlap, repeats, str(folder / "mine.txt")]
 
 
@@ -101,8 +101,8 @@ class TestWhatIsExported:
     def test_every_kept_sample_once_with_its_bytes(
         self, clean: Path, source: dict[str, Sample], drops: list[str]
     ) -> None:
-        uids = sorted(source)
-        gone = {uids[number] for number in (0, 1, 3, 20, 40, 41)}
+        keys = sorted(source)
+        gone = {keys[number] for number in (0, 1, 3, 20, 40, 41)}
         train, validation = split(clean, "train"), split(clean, "validation")
         assert len(validation) == 9
         assert not train.keys() & validation.keys()
@@ -123,18 +123,18 @@ class TestWhatIsExported:
         assert manifest["source_funnel"]["success"] == KEPT
         assert (manifest["samples"], manifest["splits"]) == (KEPT - 6, {"train": KEPT - 15, "validation": 9})
 
-    def test_what_the_lists_name_in_vain_is_told(
+    def test_listed_samples_that_are_not_there_are_reported(
         self, raw: Path, clean: Path, drops: list[str], capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert export(raw, clean, *FLAGS, *dropping(drops)) == 0
         out = capsys.readouterr().out
-        assert "1 samples that a drop list names for listed are not in the shards" in out
+        assert "1 samples that a drop list names (listed) are not in the shards" in out
         assert f"overlap                  3    {100 * 3 / KEPT:.1f}%" in out
 
     def test_the_references_to_leave_out(self, clean: Path) -> None:
-        told = read_json(clean / "coco_overlap.json")
-        assert told["leave_out"] == ["r1", "r3"]
-        decided = told["overlaps"][0]
+        input_info = read_json(clean / "coco_overlap.json")
+        assert input_info["leave_out"] == ["r1", "r3"]
+        decided = input_info["overlaps"][0]
         assert (decided["threshold"], decided["who"], decided["left_out"], decided["references"]) == (0.75, "Ada", 2, 3)
         assert decided["model"]["name"] == "detector"
 
@@ -173,7 +173,7 @@ class TestWhatIsExported:
         found = samples(clean / "validation/00000.tar")
         assert list(found) == rows["key"].to_pylist()
         with (tmp_path / "again.tar").open("wb") as stream:
-            tar = shards.Tar(shards.Hashing(stream))
+            tar = shards.TarWriter(shards.HashingWriter(stream))
             for key, sample in found.items():
                 for ending, body in sample.items():
                     tar.add(f"{key}.{ending}", body)
@@ -183,16 +183,19 @@ class TestWhatIsExported:
     def test_verify_and_status_know_it(self, clean: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main(["verify", str(clean)]) == 0
         assert cli.main(["status", str(clean)]) == 0
-        assert capsys.readouterr().out == f"{clean} is whole\n48 of 48 images (100.0%)\nfinished\n"
+        assert capsys.readouterr().out == f"{clean}: no problems\n48 of 48 images (100.0%)\nfinished\n"
         assert cli.main(["report", str(clean)]) == 2
-        assert "its README.md tells what it holds" in capsys.readouterr().err
+        assert (
+            "is an export, which its README.md describes: give the shards that it was made of"
+            in capsys.readouterr().err
+        )
 
 
 class TestValidation:
-    def test_it_is_the_smallest_lots_of_the_uids(self, clean: Path, source: dict[str, Sample]) -> None:
+    def test_it_is_the_smallest_hashes_of_the_keys(self, clean: Path, source: dict[str, Sample]) -> None:
         kept = [*split(clean, "train"), *split(clean, "validation")]
-        lots = dict(zip(kept, lots_of(kept, person="validation").tolist(), strict=True))
-        assert set(split(clean, "validation")) == set(sorted(kept, key=lots.__getitem__)[:9])
+        hashes = dict(zip(kept, key_hashes(kept, person="validation").tolist(), strict=True))
+        assert set(split(clean, "validation")) == set(sorted(kept, key=hashes.__getitem__)[:9])
 
     def test_neither_seed_nor_shards_have_a_say(self, raw: Path, clean: Path, drops: list[str], tmp_path: Path) -> None:
         other = ("--validation_size", "9", "--shard_size", "5", "--seed", "7")
@@ -258,7 +261,7 @@ class TestTheSameBytes:
     def test_killed_and_started_again(
         self, raw: Path, clean: Path, drops: list[str], tmp_path: Path, written: str
     ) -> None:
-        """The kill comes between the last byte of a file and its name: before the plan, within it, while copying."""
+        """Killed between a file's last byte and its rename: before the plan, during it, while shards are written."""
         code = f"""
 import os, signal, sys
 from gesso import cli, storage
@@ -293,19 +296,19 @@ def test_a_body_is_read_once_and_written_once(
     raw: Path, source: dict[str, Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the tars' bytes: headers are read to plan, then each sample's range once; each tar is written once."""
-    read, write, passed = storage.Ranges.read, shards.Hashing.write, Counter[str]()
+    read, write, passed = storage.Ranges.read, shards.HashingWriter.write, Counter[str]()
 
     def count_read(ranges: storage.Ranges, offset: int, size: int) -> bytes:
         data = read(ranges, offset, size)
         passed["headers" if size == 512 else "samples"] += len(data)
         return data
 
-    def count_write(hashing: shards.Hashing, data: bytes) -> int:
+    def count_write(hashing: shards.HashingWriter, data: bytes) -> int:
         passed["written"] += len(data)
         return write(hashing, data)
 
     monkeypatch.setattr(storage.Ranges, "read", count_read)
-    monkeypatch.setattr(shards.Hashing, "write", count_write)
+    monkeypatch.setattr(shards.HashingWriter, "write", count_write)
     assert export(raw, tmp_path / "clean", *FLAGS) == 0
     rows = pa.concat_tables(map(pq.read_table, sorted(tmp_path.glob("clean/*/*.parquet"))))
     tars = sum(path.stat().st_size for path in tmp_path.glob("clean/*/*.tar"))
@@ -319,9 +322,9 @@ def test_groups_are_read_ahead_but_no_shard_is_held(
     raw: Path, clean: Path, drops: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With little room one group at a time is read, and the bytes are the same."""
-    monkeypatch.setattr(shard_writer, "AHEAD", 0)
-    monkeypatch.setattr(shard_writer, "OPEN_TARS", 1)
-    monkeypatch.setattr(shard_writer, "GROUP", 2)
+    monkeypatch.setattr(shard_writer, "PREFETCH_BYTES", 0)
+    monkeypatch.setattr(shard_writer, "MAX_OPEN_TARS", 1)
+    monkeypatch.setattr(shard_writer, "SAMPLES_PER_READ", 2)
     assert export(raw, tmp_path / "clean", *FLAGS, *dropping(drops)) == 0
     assert contents(tmp_path / "clean") == contents(clean)
 
@@ -365,7 +368,9 @@ class TestImg2datasetsShards:
     ) -> None:
         (foreign / "00001_stats.json").unlink()
         assert export(foreign, tmp_path / "clean", "--validation_size", "3") == 2
-        assert "00001.tar has no whole 00001_stats.json: finish its download, or remove it" in capsys.readouterr().err
+        assert (
+            "00001.tar has no complete 00001_stats.json: finish its download, or remove it" in capsys.readouterr().err
+        )
 
 
 class TestCard:
@@ -425,7 +430,7 @@ class TestMistakes:
         self, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         message = self.refused(capsys, raw, tmp_path / "clean", "--validation_size", "54")
-        assert "--validation_size is 54, but 54 samples are kept: give fewer than these" in message
+        assert "--validation_size is 54, but only 54 samples are kept: give a smaller one" in message
 
     @pytest.mark.parametrize(
         ("flags", "message"),
@@ -509,7 +514,7 @@ class TestMistakes:
         assert "input was" in self.refused(capsys, raw, clean, *FLAGS)
 
     @pytest.mark.parametrize("change", ["size", "order"])
-    def test_a_source_that_changed_between_plan_and_copy(
+    def test_a_source_that_changed_after_the_plan(
         self, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str
     ) -> None:
         output, flags = tmp_path / "clean", ("--validation_size", "2")
@@ -523,7 +528,7 @@ class TestMistakes:
         found = list(samples(own / "00001.tar").items())
         size = (own / "00001.tar").stat().st_size
         with (own / "00001.tar").open("wb") as stream:
-            tar = shards.Tar(shards.Hashing(stream))
+            tar = shards.TarWriter(shards.HashingWriter(stream))
             for key, sample in found[::-1]:
                 for ending, body in sample.items():
                     tar.add(f"{key}.{ending}", body)
@@ -531,7 +536,7 @@ class TestMistakes:
         assert (own / "00001.tar").stat().st_size == size
         assert "00001.tar has changed since the export was planned" in self.refused(capsys, own, output, *flags)
 
-    def test_rows_that_changed_between_plan_and_copy(
+    def test_rows_that_changed_after_the_plan(
         self, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         output, flags = tmp_path / "clean", ("--validation_size", "2")
@@ -541,7 +546,7 @@ class TestMistakes:
 
 
 class TestVerify:
-    def test_damage_is_told(self, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_damage_is_reported(self, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         output = tmp_path / "clean"
         assert export(raw, output, *FLAGS) == 0
         body = bytearray((output / "train/00000.tar").read_bytes())
@@ -567,4 +572,4 @@ class TestVerify:
         (output / "train/00001.tar").unlink()
         capsys.readouterr()
         assert cli.main(["verify", str(output)]) == 1
-        assert "unfinished: 1 of 5 shards are missing; the same `gesso export` goes on" in capsys.readouterr().out
+        assert "unfinished: 1 of 5 shards are missing; run the same `gesso export` again" in capsys.readouterr().out

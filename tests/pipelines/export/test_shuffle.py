@@ -1,4 +1,4 @@
-"""Lots, the exact cut, targets: whatever the batches, each sample has one place."""
+"""Hashes, the exact cutoff, targets: each sample has one target, however the samples are batched."""
 
 import random
 
@@ -8,87 +8,91 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gesso.dataset.schemas import PLACE_FIELDS
+from gesso.dataset.schemas import RANGE_FIELDS
 from gesso.errors import UserError
 from gesso.pipelines import packing
 from gesso.pipelines.export import shuffle
 from gesso.pipelines.export.settings import ExportSettings
-from gesso.pipelines.export.shuffle import Deal
+from gesso.pipelines.export.shuffle import ShufflePlan
 
 GOLDEN = {"validation": ["92b29cc3d462ab36", "e5c0cc4ce4d2c86c"], "order": ["d8221c4b40774077", "1ac08e66d23719cd"]}
 KEY = (pa.field("key", pa.string(), nullable=False),)
 
 
-def batch(lots: list[int], first: int = 0) -> pa.RecordBatch:
-    """Samples with these lots, whose uids tell their number."""
-    keys = [f"{first + number:08d}" for number in range(len(lots))]
-    numbers = [pa.array([0] * len(lots), field.type) for field in PLACE_FIELDS if field.name in shuffle.READ]
-    order = pa.array(shuffle.lots_of(keys, "order"))
+def batch(hashes: list[int], first: int = 0) -> pa.RecordBatch:
+    """Samples with these hashes, whose keys are their numbers."""
+    keys = [f"{first + number:08d}" for number in range(len(hashes))]
+    numbers = [pa.array([0] * len(hashes), field.type) for field in RANGE_FIELDS if field.name in shuffle.SOURCE_RANGES]
+    order = pa.array(shuffle.key_hashes(keys, "order"))
     return pa.RecordBatch.from_arrays(
-        [pa.array(keys), *numbers, pa.array(lots, pa.uint64()), order], schema=shuffle.packed_schema(KEY)
+        [pa.array(keys), *numbers, pa.array(hashes, pa.uint64()), order], schema=shuffle.packed_schema(KEY)
     )
 
 
-def cut(parts: list[pa.RecordBatch], size: int) -> Deal:
-    """The deal as the pipeline finds it, a batch at a time."""
+def plan_of(parts: list[pa.RecordBatch], size: int) -> ShufflePlan:
+    """The plan as the pipeline makes it, a batch at a time."""
     settings = ExportSettings(validation_size=size, shard_size=4)
-    lots = [part["lot"].to_numpy() for part in parts]
-    bucket = shuffle.find_bucket(shuffle.add(map(shuffle.histogram, lots)), settings)
-    inside = [
-        item for part, some in zip(parts, lots, strict=True) for item in shuffle.in_bucket(some, part["key"], bucket)
+    hashes = [part["split_hash"].to_numpy() for part in parts]
+    bucket = shuffle.find_bucket(shuffle.add_histograms(map(shuffle.histogram, hashes)), settings)
+    candidates = [
+        item
+        for part, some in zip(parts, hashes, strict=True)
+        for item in shuffle.ranks_in_bucket(some, part["key"], bucket)
     ]
-    random.Random(0).shuffle(inside)
-    return shuffle.deal(bucket, inside, settings)
+    random.Random(0).shuffle(candidates)
+    return shuffle.plan_shuffle(bucket, candidates, settings)
 
 
 @given(
     st.lists(st.one_of(st.integers(0, 2**64 - 1), st.sampled_from([0, 5, 2**63, 2**64 - 1])), min_size=2, max_size=60),
     st.data(),
 )
-def test_the_validation_split_is_exact(lots: list[int], data: st.DataObject) -> None:
-    """Also where many lots are equal; the rest is told apart by uid."""
-    size, at = data.draw(st.integers(0, len(lots) - 1)), data.draw(st.integers(0, len(lots)))
-    parts = [batch(lots[:at]), batch(lots[at:], at)]
-    dealt = cut(parts, size)
+def test_the_validation_split_is_exact(hashes: list[int], data: st.DataObject) -> None:
+    """Also where many hashes are equal: then the key decides."""
+    size, at = data.draw(st.integers(0, len(hashes) - 1)), data.draw(st.integers(0, len(hashes)))
+    parts = [batch(hashes[:at]), batch(hashes[at:], at)]
+    plan = plan_of(parts, size)
     held_out, targets = set(), []
     for part in parts:
-        for target, packed in shuffle.split(part, dealt):
+        for target, packed in shuffle.split_by_target(part, plan):
             keys = packing.unpack(packed, shuffle.packed_schema(KEY))["key"].to_pylist()
             targets += [(key, target) for key in keys]
-            held_out |= set(keys) if dealt.place(target)[0] else set()
-    ranked = sorted((lot, f"{number:08d}") for number, lot in enumerate(lots))
+            held_out |= set(keys) if plan.split_and_shard(target)[0] else set()
+    ranked = sorted((split_hash, f"{number:08d}") for number, split_hash in enumerate(hashes))
     assert held_out == {key for _, key in ranked[:size]}
-    assert sorted(key for key, _ in targets) == [f"{number:08d}" for number in range(len(lots))]
-    assert all(0 <= target < sum(dealt.shards) for _, target in targets)
+    assert sorted(key for key, _ in targets) == [f"{number:08d}" for number in range(len(hashes))]
+    assert all(0 <= target < sum(plan.shards) for _, target in targets)
 
 
 def test_as_many_for_validation_as_are_kept() -> None:
-    with pytest.raises(UserError, match="--validation_size is 3, but 3 samples are kept: give fewer than these"):
-        cut([batch([1, 2, 3])], 3)
+    with pytest.raises(UserError, match="--validation_size is 3, but only 3 samples are kept: give a smaller one"):
+        plan_of([batch([1, 2, 3])], 3)
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), min_size=1), st.integers(1, 2**31))
 def test_ranges_of_64_bits(numbers: list[int], shards: int) -> None:
-    found = shuffle.range_of(np.array(numbers, np.uint64), shards)
+    found = shuffle.range_index(np.array(numbers, np.uint64), shards)
     assert found.tolist() == [number * shards >> 64 for number in numbers]
 
 
-def test_lots_are_golden() -> None:
+def test_hashes_are_golden() -> None:
     """They decide the bytes of every export: a change is breaking."""
     keys = ["0" * 32, "f" * 32]
-    assert [f"{lot:016x}" for lot in shuffle.lots_of(keys, "validation").tolist()] == GOLDEN["validation"]
-    assert [f"{lot:016x}" for lot in shuffle.lots_of(keys, "order", 7).tolist()] == GOLDEN["order"]
+    assert [f"{split_hash:016x}" for split_hash in shuffle.key_hashes(keys, "validation").tolist()] == GOLDEN[
+        "validation"
+    ]
+    assert [f"{split_hash:016x}" for split_hash in shuffle.key_hashes(keys, "order", 7).tolist()] == GOLDEN["order"]
 
 
-def test_a_uid_that_stands_twice() -> None:
+def test_a_key_that_is_held_twice() -> None:
     packed = [packing.pack(batch([1, 2])), packing.pack(batch([3]))]
-    with pytest.raises(UserError, match="sample 00000000 stands in shards 00000 and 00000"):
-        shuffle.ordered(packed, KEY)
+    with pytest.raises(UserError, match="sample 00000000 is in both shards 00000 and 00000"):
+        shuffle.unpack_sorted(packed, KEY)
 
 
 def test_columns_of_an_export_make_room_for_those_of_the_next() -> None:
     assert shuffle.kept_fields(shuffle.final_schema(KEY)) == KEY
-    with pytest.raises(UserError, match="the rows have a column offset, whose name an export needs"):
+    with pytest.raises(UserError, match="the rows have a column offset, a name that an export uses itself"):
         shuffle.kept_fields(pa.schema([*KEY, pa.field("offset", pa.int64())]))
 
 

@@ -20,7 +20,7 @@ from gesso.pipelines.match import parts, transforms
 from tests.embeddings import clustered, write_embeddings
 
 TRAINING, REFERENCES = clustered(3000, 16, 1), clustered(40, 16, 2)
-UIDS = [hashlib.md5(str(number).encode()).hexdigest() for number in range(3000)]
+TRAINING_KEYS = [hashlib.md5(str(number).encode()).hexdigest() for number in range(3000)]
 KEYS = [f"COCO_{number * 7 % 40:03}" for number in range(40)]
 SIZES = [1000, 0, 900, 1100]
 
@@ -28,7 +28,7 @@ SIZES = [1000, 0, 900, 1100]
 @pytest.fixture(scope="module")
 def sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     folder = tmp_path_factory.mktemp("sides")
-    training = write_embeddings(folder / "training", TRAINING, UIDS, SIZES)
+    training = write_embeddings(folder / "training", TRAINING, TRAINING_KEYS, SIZES)
     hashes = [None if number == 3 else "0" * 16 for number in range(40)]
     return training, write_embeddings(
         folder / "coco", REFERENCES, KEYS, [25, 15], kind="images", source="/coco", phash=hashes
@@ -43,12 +43,12 @@ def matched(sides: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture
-def small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seven parts in the place of one."""
-    monkeypatch.setattr(transforms, "portions", lambda blocks: neighbours_portions(blocks, 120))
+    monkeypatch.setattr(transforms, "chunks", lambda blocks: original_chunks(blocks, 120))
 
 
-neighbours_portions = transforms.portions
+original_chunks = transforms.chunks
 
 
 def command(sides: tuple[str, str], output: Path, *more: str) -> list[str]:
@@ -68,9 +68,9 @@ def expected(k: int) -> list[dict[str, Any]]:
     shards = np.repeat(range(len(SIZES)), SIZES)
     rows = []
     for at in np.argsort(KEYS):
-        best = sorted(range(len(UIDS)), key=lambda row: (-every[at, row], UIDS[row]))[:k]
+        best = sorted(range(len(TRAINING_KEYS)), key=lambda row: (-every[at, row], TRAINING_KEYS[row]))[:k]
         for rank, row in enumerate(best, 1):
-            pair = {"reference_key": KEYS[at], "rank": rank, "uid": UIDS[row], "shard": shards[row]}
+            pair = {"reference_key": KEYS[at], "rank": rank, "uid": TRAINING_KEYS[row], "shard": shards[row]}
             distance = None if at == 3 else row.bit_count()
             rows.append({**pair, "similarity": float(every[at, row]), "phash_distance": distance})
     return rows
@@ -101,7 +101,7 @@ def test_the_manifest(matched: Path, sides: tuple[str, str]) -> None:
     assert set(contents(matched)) == {"plan.json", "manifest.json", "matches.parquet"}
 
 
-@pytest.mark.usefixtures("small_portions")
+@pytest.mark.usefixtures("small_chunks")
 def test_many_parts_give_the_same_bytes(sides: tuple[str, str], matched: Path, tmp_path: Path) -> None:
     assert match(sides, tmp_path / "overlap") == 0
     assert contents(tmp_path / "overlap") == contents(matched)
@@ -111,7 +111,9 @@ def test_other_blocks_give_the_same_matches(sides: tuple[str, str], matched: Pat
     """The shards of the same samples are numbered anew; all else stays."""
     mixed = np.random.default_rng(0).permutation(3000)
     hashes: list[str | None] = [f"{row:016x}" for row in mixed]
-    write_embeddings(tmp_path / "mixed", TRAINING[mixed], [UIDS[row] for row in mixed], 30 * [100], phash=hashes)
+    write_embeddings(
+        tmp_path / "mixed", TRAINING[mixed], [TRAINING_KEYS[row] for row in mixed], 30 * [100], phash=hashes
+    )
     assert match((str(tmp_path / "mixed"), sides[1]), tmp_path / "overlap") == 0
     one, other = (pq.read_table(path / "matches.parquet").drop("shard") for path in (matched, tmp_path / "overlap"))
     assert one.equals(other)
@@ -140,8 +142,8 @@ KILLED = """
 import os, signal, sys
 from gesso import cli, storage
 from gesso.pipelines.match import transforms
-cut, replace, renames = transforms.portions, storage._commit, iter(range(1000))
-transforms.portions = lambda blocks: cut(blocks, 120)
+cut, replace, renames = transforms.chunks, storage._commit, iter(range(1000))
+transforms.chunks = lambda blocks: cut(blocks, 120)
 def kill(source, target):
     if next(renames) == int(sys.argv[1]):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -151,7 +153,7 @@ cli.main(sys.argv[2:])
 """
 
 
-@pytest.mark.usefixtures("small_portions")
+@pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("renames", [0, 6, 41])
 def test_killed_and_started_again_it_ends_with_the_same_bytes(
     sides: tuple[str, str], matched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
@@ -161,20 +163,20 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(
     argv = [sys.executable, "-c", KILLED, str(renames), *command(sides, output)]
     assert subprocess.run(argv, capture_output=True, check=False).returncode == -signal.SIGKILL
     assert not (output / "manifest.json").exists()
-    committed, searched, write = set(manifest.committed(str(output))), set[int](), parts.write
+    committed, searched, write = set(manifest.committed(str(output))), set[int](), parts.write_part
 
     def watched(directory: str, index: int, *rest: Any) -> None:
         searched.add(index)
         write(directory, index, *rest)
 
-    monkeypatch.setattr(parts, "write", watched)
+    monkeypatch.setattr(parts, "write_part", watched)
     assert match(sides, output) == 0
     assert searched == set(range(7)) - committed
     assert contents(output) == contents(matched)
 
 
 def test_fewer_training_pictures_than_asked_for(sides: tuple[str, str], tmp_path: Path) -> None:
-    few = write_embeddings(tmp_path / "few", TRAINING[:3], UIDS[:3], [0, 3])
+    few = write_embeddings(tmp_path / "few", TRAINING[:3], TRAINING_KEYS[:3], [0, 3])
     assert match((few, sides[1]), tmp_path / "overlap", "--top_k", "5") == 0
     assert pq.read_table(tmp_path / "overlap/matches.parquet")["rank"].to_pylist() == 40 * [1, 2, 3]
 
@@ -186,12 +188,12 @@ def test_no_training_pictures(sides: tuple[str, str], tmp_path: Path) -> None:
     assert (list(table.schema), table.num_rows) == (list(MATCH_FIELDS), 0)
 
 
-def test_a_part_is_some_portions_and_there_are_never_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_is_some_chunks_and_there_are_never_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     from gesso.dataset.embeddings import Block, Embeddings
 
     training = Embeddings("", {}, {}, "", (Block(0, 10 * ROWS),))
     assert [len(part) for part in transforms.match_parts(training)] == [4, 4, 2]
-    monkeypatch.setattr(transforms, "MOST_PARTS", 2)
+    monkeypatch.setattr(transforms, "MAX_PARTS", 2)
     assert [len(part) for part in transforms.match_parts(training)] == [5, 5]
 
 
@@ -226,7 +228,7 @@ class TestMistakes:
     def test_a_block_that_is_cut_off(
         self, sides: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        broken = write_embeddings(tmp_path / "broken", TRAINING[:9], UIDS[:9], [9])
+        broken = write_embeddings(tmp_path / "broken", TRAINING[:9], TRAINING_KEYS[:9], [9])
         path = tmp_path / "broken/img_emb/img_emb_00000.npy"
         path.write_bytes(path.read_bytes()[:-10])
         self.refused(capsys, tmp_path / "out", match((broken, sides[1]), tmp_path / "out"), "is damaged (")
@@ -241,7 +243,7 @@ class TestMistakes:
     def test_no_references(self, sides: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         none = write_embeddings(tmp_path / "none", REFERENCES[:0], [], [0])
         code = match((sides[0], none), tmp_path / "out")
-        self.refused(capsys, tmp_path / "out", code, "nothing to look for")
+        self.refused(capsys, tmp_path / "out", code, "there is nothing to search for")
 
     @pytest.mark.parametrize(
         ("more", "message"),
@@ -266,7 +268,7 @@ class TestMistakes:
     def test_rows_that_are_no_unit_vectors_are_told_from_a_worker(
         self, sides: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        broken = write_embeddings(tmp_path / "broken", 2 * TRAINING[:9], UIDS[:9], [9])
+        broken = write_embeddings(tmp_path / "broken", 2 * TRAINING[:9], TRAINING_KEYS[:9], [9])
         assert match((broken, sides[1]), tmp_path / "out") == 2
         assert "row 0 has norm 2, not 1" in capsys.readouterr().err
         assert not (tmp_path / "out/manifest.json").exists()

@@ -15,7 +15,7 @@ import pytest
 from gesso import cli, storage
 from gesso.dataset import manifest
 from gesso.dataset.schemas import DROP_FIELDS, row_schema
-from gesso.dedup.repeats import drops
+from gesso.dedup.repeats import find_drops
 from gesso.pipelines.match import repeats, transforms
 from tests.datasets import write_dataset
 from tests.embeddings import clustered, unit, write_embeddings
@@ -57,8 +57,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def embedded(shards: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    uids = [row["key"] for row in kept_rows(shards)]
-    return write_embeddings(tmp_path_factory.mktemp("embedded"), clustered(36, 8, 0, 6), uids, [12] * 3, source=shards)
+    keys = [row["key"] for row in kept_rows(shards)]
+    return write_embeddings(tmp_path_factory.mktemp("embedded"), clustered(36, 8, 0, 6), keys, [12] * 3, source=shards)
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +71,8 @@ def found(shards: str, embedded: str, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight tiles in the place of one."""
-    cut = transforms.portions
-    monkeypatch.setattr(transforms, "portions", lambda blocks: cut(blocks, 5))
+    cut = transforms.chunks
+    monkeypatch.setattr(transforms, "chunks", lambda blocks: cut(blocks, 5))
 
 
 def command(shards: str, output: Path, *more: str) -> list[str]:
@@ -87,31 +87,33 @@ def contents(output: Path) -> dict[str, bytes]:
     return {str(path.relative_to(output)): path.read_bytes() for path in output.rglob("*") if path.is_file()}
 
 
-def greedy(uids: list[str], vectors: np.ndarray[Any, Any], gone: set[str]) -> list[dict[str, Any]]:
+def greedy(keys: list[str], vectors: np.ndarray[Any, Any], excluded: set[str]) -> list[dict[str, Any]]:
     """The rule, one sample after the other."""
     every = (vectors.astype(np.float64) @ vectors.T.astype(np.float64)).astype(np.float32)
     stay: list[int] = []
     dropped = []
-    for row in sorted((row for row in range(len(uids)) if uids[row] not in gone), key=lambda row: uids[row]):
+    for row in sorted((row for row in range(len(keys)) if keys[row] not in excluded), key=lambda row: keys[row]):
         beside = [other for other in stay if every[row, other] >= NEAR]
         if beside:
             of = max(beside, key=lambda other: every[row, other])
-            drop = {"uid": uids[row], "reason": "repeat_near", "of": uids[of], "similarity": float(every[row, of])}
+            drop = {"uid": keys[row], "reason": "repeat_near", "of": keys[of], "similarity": float(every[row, of])}
             dropped.append(drop)
         else:
             stay.append(row)
     return dropped
 
 
-def test_the_smallest_uid_of_one_content_stays(shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_smallest_key_of_one_content_is_kept(
+    shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(shards, tmp_path / "repeats") == 0
-    uids = [row["key"] for row in kept_rows(shards)]
+    keys = [row["key"] for row in kept_rows(shards)]
     table = pq.read_table(tmp_path / "repeats/exact.parquet")
     assert list(table.schema) == list(DROP_FIELDS)
     expected = []
     for group in ((2, 14, 30), (5, 6)):
-        stays, *others = sorted(uids[place] for place in group)
-        expected += [{"uid": uid, "reason": "repeat_exact", "of": stays, "similarity": None} for uid in others]
+        kept, *others = sorted(keys[place] for place in group)
+        expected += [{"uid": key, "reason": "repeat_exact", "of": kept, "similarity": None} for key in others]
     assert table.to_pylist() == sorted(expected, key=lambda drop: drop["uid"])
     assert set(contents(tmp_path / "repeats")) == {"plan.json", "manifest.json", "exact.parquet"}
     assert "repeat_exact            3    8.3%" in capsys.readouterr().out
@@ -120,9 +122,9 @@ def test_the_smallest_uid_of_one_content_stays(shards: str, tmp_path: Path, caps
 def test_near_repeats_are_those_of_the_rule_among_what_the_exact_ones_leave(
     shards: str, embedded: str, found: Path
 ) -> None:
-    uids = [row["key"] for row in kept_rows(shards)]
-    gone = set(pq.read_table(found / "exact.parquet")["uid"].to_pylist())
-    expected = greedy(uids, clustered(36, 8, 0, 6), gone)
+    keys = [row["key"] for row in kept_rows(shards)]
+    dropped = set(pq.read_table(found / "exact.parquet")["uid"].to_pylist())
+    expected = greedy(keys, clustered(36, 8, 0, 6), dropped)
     table = pq.read_table(found / "near.parquet")
     assert list(table.schema) == list(DROP_FIELDS)
     assert table.to_pylist() == expected
@@ -135,11 +137,11 @@ def test_near_repeats_are_those_of_the_rule_among_what_the_exact_ones_leave(
 
 def test_the_rule_on_chains() -> None:
     """1 ~ 2 ~ 3 ~ 4 in a row: 2 goes for 1, 3 stays since 2 went, 4 goes for 3."""
-    uids = np.array([b"4", b"2", b"3", b"1"])
+    keys = np.array([b"4", b"2", b"3", b"1"])
     pair = np.dtype([("one", "i8"), ("other", "i8"), ("similarity", "f4")])
-    result = drops(uids, np.array([(3, 1, 0.96), (2, 1, 0.99), (2, 0, 0.97)], pair))
-    told = [(uids[a], uids[b]) for a, b in zip(result.dropped, result.stays, strict=True)]
-    assert told == [(b"2", b"1"), (b"4", b"3")]
+    result = find_drops(keys, np.array([(3, 1, 0.96), (2, 1, 0.99), (2, 0, 0.97)], pair))
+    pairs_found = [(keys[a], keys[b]) for a, b in zip(result.dropped, result.kept, strict=True)]
+    assert pairs_found == [(b"2", b"1"), (b"4", b"3")]
     assert result.similarity.tolist() == [np.float32(0.96), np.float32(0.97)]
 
 
@@ -147,15 +149,15 @@ def test_the_rule_on_chains() -> None:
 def test_the_rule_on_many(seed: int) -> None:
     rng = np.random.default_rng(seed)
     vectors = unit(rng.standard_normal((150, 3)))
-    uids = [f"{number:04}" for number in rng.permutation(150)]
+    keys = [f"{number:04}" for number in rng.permutation(150)]
     every = (vectors.astype(np.float64) @ vectors.T.astype(np.float64)).astype(np.float32)
     one, other = np.nonzero(np.tril(every >= NEAR, -1))
     pair = np.dtype([("one", "i8"), ("other", "i8"), ("similarity", "f4")])
     pairs = np.zeros(len(one), pair)
     pairs["one"], pairs["other"], pairs["similarity"] = one, other, every[one, other]
-    result = drops(np.array([uid.encode() for uid in uids]), rng.permutation(pairs))
-    told = [(uids[a], uids[b]) for a, b in zip(result.dropped, result.stays, strict=True)]
-    assert told == [(drop["uid"], drop["of"]) for drop in greedy(uids, vectors, set())]
+    result = find_drops(np.array([key.encode() for key in keys]), rng.permutation(pairs))
+    pairs_found = [(keys[a], keys[b]) for a, b in zip(result.dropped, result.kept, strict=True)]
+    assert pairs_found == [(drop["uid"], drop["of"]) for drop in greedy(keys, vectors, set())]
 
 
 @pytest.mark.usefixtures("small_tiles")
@@ -183,8 +185,8 @@ KILLED = """
 import os, signal, sys
 from gesso import cli, storage
 from gesso.pipelines.match import transforms
-cut, replace, renames = transforms.portions, storage._commit, iter(range(1000))
-transforms.portions = lambda blocks: cut(blocks, 5)
+cut, replace, renames = transforms.chunks, storage._commit, iter(range(1000))
+transforms.chunks = lambda blocks: cut(blocks, 5)
 def kill(source, target):
     if next(renames) == int(sys.argv[1]):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -285,4 +287,4 @@ def refused(capsys: pytest.CaptureFixture[str], folder: Path, code: int, message
 
 def test_nothing_to_count_is_said_so(shards: str) -> None:
     job, _ = repeats.parse(command(shards, Path("out"))[1:])
-    assert repeats.look(job)().line(None) == "grouping 36 samples by content"
+    assert repeats.read_state(job)().line(None) == "grouping 36 samples by content"
