@@ -90,11 +90,11 @@ def bare(settings: ModelSettings, raw: Path, batch_size: int) -> None:
     import torch
 
     from gesso.dedup.models import open_model
-    from gesso.pipelines.embed.blocks import prepare
+    from gesso.pipelines.embed.blocks import prepare_sample
 
     model = open_model(settings)
     samples = islice(pictures.open_shards(str(raw)).blocks[0].samples(), batch_size)
-    batch = np.stack([prepare(sample, model).pixels for sample in samples])  # type: ignore[arg-type]
+    batch = np.stack([prepare_sample(sample, model).pixels for sample in samples])  # type: ignore[arg-type]
     cores = os.cpu_count() or 1
     rates = []
     for threads, passes in ((cores, 1), (1, cores)):

@@ -156,7 +156,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         found = prepare(Path(name), given.references, given.top_k, given.samples)
         target = os.path.join(found.path, folder.FOLDER)
-        folder.begin(target, found)
+        folder.write_plan(target, found)
         distinct = len(found.matches["uid"].unique())
         link_thumbnails(Path(target), {"references": given.references, "samples": distinct})
         print(f"{given.references:,} references × {given.top_k}, {distinct:,} distinct samples")
