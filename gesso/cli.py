@@ -54,7 +54,7 @@ SHELLS = ("bash", "zsh")
 USAGE = """\
 usage: gesso [--version] [--debug] COMMAND …
 
-The ground under text-to-image models.
+Collect, deduplicate and train on pictures with captions.
 
 commands, in the order of the work:
 {commands}
