@@ -64,9 +64,13 @@ def parse(argv: Sequence[str]) -> Run:
 def main(argv: Sequence[str]) -> int:
     """`gesso train detector`: trains to the last step, or until it is told to stop."""
     run = parse(argv)
+    from gesso.dataset import kinds
     from gesso.dedup.trainer import Trainer
     from gesso.processes import processes, stopping
 
+    for folder in run.data:
+        kinds.expect(folder, "gesso train detector", *kinds.SHARDS, "export")
+    kinds.check_output(run.output, "gesso train detector", "detector")
     with processes() as group, stopping() as stop:
         trainer = Trainer(run, group)
         with closing(trainer):

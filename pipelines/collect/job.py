@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gesso import storage
-from gesso.dataset import layout, manifest
+from gesso.dataset import kinds, layout, manifest
 from gesso.flags import Parser, add_flags, read_flags
 from gesso.lock import lock
 from gesso.pipelines import jobs
@@ -96,6 +96,7 @@ def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
     given, beam_flags = jobs.parse(build_parser(), argv)
     from gesso.pipelines.collect import sources
 
+    kinds.check_output(given.output, "gesso collect", "collection")
     if given.engine == "img2dataset":
         from gesso.pipelines.collect import engine_img2dataset
 

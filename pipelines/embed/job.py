@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from gesso import progress, storage
-from gesso.dataset import layout, manifest
+from gesso.dataset import kinds, layout, manifest
 from gesso.dataset.progress import ShardsProgress
 from gesso.dedup.settings import ModelSettings
 from gesso.errors import UserError
@@ -92,6 +92,7 @@ def main(argv: Sequence[str]) -> int:
     """`gesso embed`: parses, checks, opens the model, runs, and prints the funnel."""
     given, beam_flags = jobs.parse(build_parser(), argv)
     model, settings = read_flags(given, ModelSettings), read_flags(given, EmbedSettings)
+    kinds.check_output(given.output, "gesso embed", "embeddings")
     source = open_source(given)
     from gesso.dedup.models import open_model
 
@@ -112,6 +113,7 @@ def open_source(given: Namespace) -> "Source":
         return pictures.open_folder(given.images, given.annotations)
     if given.annotations:
         raise UserError("--annotations is for --images: shards have their own captions")
+    kinds.expect(given.shards, "gesso embed", *kinds.SHARDS)
     return pictures.open_shards(given.shards)
 
 

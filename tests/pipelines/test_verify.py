@@ -132,7 +132,7 @@ def test_whole_dataset(output: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_damaged_dataset(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flip(output / "00001.tar")
     assert cli.main(["verify", str(output)]) == 1
-    problem = f"00001.tar: sha256 differs from manifest.json\n{output}: 1 problems\n"
+    problem = f"00001.tar: sha256 differs from manifest.json\n{output}: 1 problem\n"
     assert capsys.readouterr().out == problem
 
 

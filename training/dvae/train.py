@@ -92,8 +92,11 @@ def begin_and_train(run: Run, group: "Group", stop: Callable[[], bool]) -> str:
 
 def open_data(run: Run) -> "tuple[Split, Split]":
     """Both splits. Raises UserError where they, or the settings, are not those that the run was begun with."""
+    from gesso.dataset import kinds
     from gesso.training.data.split import open_split
 
+    kinds.expect(run.data, "gesso train dvae", "export")
+    kinds.check_output(run.output, "gesso train dvae", "dvae")
     old = record.check(run)
     damaged = cast("Damaged", run.loop.damaged)
     train, validation = (open_split(run.data, split, damaged) for split in ("train", "validation"))

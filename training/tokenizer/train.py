@@ -58,8 +58,11 @@ def main(argv: Sequence[str]) -> int:
     """`gesso train tokenizer`: parses, draws the sample, trains, and prints what came out."""
     given = build_parser().parse_args(argv)
     run = Run(given.data, given.output.rstrip("/"), read_flags(given, TokenizerSettings))
+    from gesso.dataset import kinds
     from gesso.training.data.split import open_split
 
+    kinds.expect(run.data, "gesso train tokenizer", "export")
+    kinds.check_output(run.output, "gesso train tokenizer", KIND)
     split = open_split(run.data, "train")
     if begin(run, split):
         train(run, split)
