@@ -8,14 +8,22 @@ import sys
 from collections.abc import Sequence
 
 from gesso import storage
-from gesso.dataset import export, layout, manifest
+from gesso.dataset import kinds, layout, manifest
 from gesso.dataset.records import ROWS_READ, SUCCESS
 from gesso.errors import UserError
 from gesso.flags import Parser, at_least
-from gesso.pipelines.report import page, samples
+from gesso.pipelines.report import export_page, page, samples, tokens_page
 from gesso.pipelines.report.survey import Survey, batches
 
 PICTURES = 60
+# Kinds without a page, and what shows them.
+ELSEWHERE = {
+    "embeddings": "`gesso match --embeddings {}` searches them, `gesso review` shows what it finds",
+    "matches": "`gesso review {}` shows them",
+    "repeats": "`gesso export --drop {}` takes them, and the page of its output counts what they drop",
+    "tokenizer": "{}/tokenizer.json is all that there is",
+    "detector": "`tensorboard --logdir {}` shows its curves, `gesso status` how far it is",
+}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -28,22 +36,46 @@ def main(argv: Sequence[str]) -> int:
 
 def write(directory: str, output: str | None, pictures: int) -> str:
     """Writes the page and returns its path; a training's page is made by gesso.training.report."""
-    from gesso.training import report as training_report
+    path, kind = kinds.find(directory)
+    if kind.name in ELSEWHERE:
+        raise UserError(f"`gesso report` has no page for {kind.text}: {ELSEWHERE[kind.name].format(path)}")
+    if kind.name == "dvae":
+        from gesso.training import report as training_report
 
-    if training_report.is_run(directory):
-        return training_report.report(directory, output)
-    target = output or storage.join(directory, "report.html")
-    text = page.render(summarize(directory, pictures))
+        return training_report.report(path, output)
+    target = output or storage.join(path, "report.html")
+    text = {"export": export_page_of, "tokens": tokens_page_of}.get(kind.name, collection_page_of)(path, pictures)
     with storage.write_whole(target) as stream:
         stream.write(text.encode("utf-8", "replace"))
     return target
+
+
+def collection_page_of(output: str, pictures: int) -> str:
+    return page.render(summarize(output, pictures))
+
+
+def export_page_of(output: str, pictures: int) -> str:
+    if manifest.read_plan(output) is None:
+        raise UserError(f"{output} has no {layout.PLAN}: `gesso verify {output}` shows what is damaged")
+    splits = export_page.committed(output)
+    survey = survey_rows(export_page.row_files(output, splits), False)
+    return export_page.render(directory_name(output), output, survey, splits, pictures)
+
+
+def tokens_page_of(output: str, pictures: int) -> str:
+    """Tokens have no pictures: their codes are counted."""
+    described = tokens_page.read_manifest(output)
+    entries = tokens_page.chosen_shards(described)
+    survey = survey_rows([tokens_page.row_file(output, entry) for entry in entries], False)
+    usage = tokens_page.survey_codes(output, described, entries)
+    return tokens_page.render(directory_name(output), described, survey, usage, len(entries))
 
 
 def build_parser() -> Parser:
     parser = Parser(
         "gesso report", "Writes a self-contained HTML page about a dataset's content or a training's progress."
     )
-    parser.add_argument("directory", help="the --output of `gesso collect` or `gesso train`, or img2dataset's folder")
+    parser.add_argument("directory", help="the --output of `gesso collect`, `export`, `encode` or `train dvae`")
     parser.add_argument("--output", metavar="FILE", help="file to write the page to; DIR/report.html if not given")
     parser.add_argument("--pictures", type=int, default=PICTURES, metavar="INT", help="number of kept pictures to show")
     return parser
@@ -52,10 +84,6 @@ def build_parser() -> Parser:
 def summarize(output: str, pictures: int) -> page.DatasetSummary:
     """The content of the page. Raises UserError where the directory holds no dataset."""
     plan, markers = manifest.read_plan(output), manifest.committed(output)
-    if plan and plan.get("kind") == export.KIND:
-        raise UserError(
-            f"{output} is an export, which its {layout.CARD} describes: give the shards that it was made of"
-        )
     sizes = manifest.sizes(output)
     with_rows = [index for index in markers if layout.rows_name(index) in sizes]
     if plan is None and not with_rows:
@@ -63,7 +91,7 @@ def summarize(output: str, pictures: int) -> page.DatasetSummary:
             f"{output} holds no dataset: give the --output of a `gesso collect` that has at least written its plan"
         )
     finished = storage.exists(storage.join(output, layout.MANIFEST))
-    survey = survey_rows(output, with_rows, plan is None)
+    survey = survey_rows([storage.join(output, layout.rows_name(index)) for index in with_rows], plan is None)
     return page.DatasetSummary(
         name=directory_name(output),
         by_img2dataset=plan is None,
@@ -90,13 +118,13 @@ def funnel_of_rows(survey: Survey) -> manifest.Json:
     return {ROWS_READ: survey.rows, SUCCESS: 0, **survey.outcomes}
 
 
-def survey_rows(output: str, indexes: Sequence[int], by_img2dataset: bool) -> Survey:
-    """The survey of all rows of the given shards, with a progress bar on a terminal."""
+def survey_rows(paths: Sequence[str], by_img2dataset: bool) -> Survey:
+    """The survey of all rows of the given files, with a progress bar on a terminal."""
     from rich.console import Console
     from rich.progress import track
 
     survey, console = Survey(by_img2dataset), Console(stderr=True)
-    for index in track(indexes, "reading rows", console=console, transient=True, disable=not sys.stderr.isatty()):
-        for batch in batches(storage.join(output, layout.rows_name(index))):
+    for path in track(paths, "reading rows", console=console, transient=True, disable=not sys.stderr.isatty()):
+        for batch in batches(path):
             survey.add(batch)
     return survey

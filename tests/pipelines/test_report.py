@@ -403,11 +403,11 @@ class TestMistakes:
     def test_no_dataset(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main(["report", str(tmp_path)]) == 2
         said = capsys.readouterr().err
-        assert said.startswith(f"gesso: {tmp_path} holds no dataset: give")
+        assert said.startswith(f"gesso: {tmp_path} holds nothing that gesso writes: give")
         assert said.count("\n") == 1
 
     def test_nothing_there(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match="holds no dataset"):
+        with pytest.raises(UserError, match="nowhere is not there: give"):
             report.main([str(tmp_path / "nowhere")])
 
     def test_a_damaged_table(self, tmp_path: Path) -> None:
