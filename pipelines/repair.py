@@ -58,7 +58,7 @@ def repair(path: str, kind: Kind, problems: list[str], yes: bool) -> int:
         print("nothing was removed")
         return 1
     remove(path, removal.names)
-    print(f"{len(removal.names):,} files removed: the same {again} with --output {path} makes them again")
+    print(f"removed: {files(len(removal.names))}; the same {again} with --output {path} makes them again")
     return 1 if removal.left else 0
 
 
@@ -117,10 +117,14 @@ def listed(names: list[str]) -> str:
     return " ".join(names[:SHOWN]) + more
 
 
+def files(number: int) -> str:
+    return "1 file" if number == 1 else f"{number:,} files"
+
+
 def confirmed(number: int) -> bool:
     """Whether the user says yes."""
     try:
-        return input(f"remove these {number:,} files? [y/N] ").strip().lower() in ("y", "yes")
+        return input(f"remove {files(number)}? [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:
         return False
 
