@@ -73,7 +73,7 @@ def render(name: str, output: str, survey: Survey, splits: dict[str, Shards], mo
         charts=[chart for chart in page.size_charts(survey, {}) if chart],
         captions=page.captions(survey),
         pictures=pictures(output, splits, most),
-        inputs=[(item.get("kind", "table"), item["path"]) for item in plan["input"]],
+        inputs=[(item.get("kind", "table"), item.get("path") or item.get("name", "")) for item in plan["input"]],
         settings=plan["settings"],
         versions=versions,
         card=CARD if finished else "",
