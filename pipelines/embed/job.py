@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from gesso import progress, storage
 from gesso.dataset import layout, manifest
 from gesso.dataset.progress import ShardsProgress
+from gesso.dedup.model_names import check_name
 from gesso.dedup.settings import ModelSettings
+from gesso.devices import check_device
 from gesso.errors import UserError
 from gesso.flags import Parser, add_flags, read_flags
 from gesso.lock import lock
@@ -92,7 +94,10 @@ def main(argv: Sequence[str]) -> int:
     """`gesso embed`: parses, checks, opens the model, runs, and prints the funnel."""
     given, beam_flags = jobs.parse(build_parser(), argv)
     model, settings = read_flags(given, ModelSettings), read_flags(given, EmbedSettings)
+    check_name(model.model)
+    check_device(model.device)
     source = open_source(given)
+    progress.announce("loading torch and the model")
     from gesso.dedup.models import open_model
 
     opened = open_model(model)  # kept open for the workers of this process

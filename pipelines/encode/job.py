@@ -19,6 +19,7 @@ from gesso import progress, storage
 from gesso.dataset import export, manifest
 from gesso.dataset.layout import MANIFEST, PLAN, SPLITS
 from gesso.dataset.records import SUCCESS
+from gesso.devices import check_device
 from gesso.errors import UserError
 from gesso.flags import Parser, add_flags, read_flags
 from gesso.lock import lock
@@ -91,6 +92,7 @@ def main(argv: Sequence[str]) -> int:
     given, other_flags = build_parser().parse_known_args(argv)
     settings = read_flags(given, EncodeSettings)
     single = "WORLD_SIZE" not in os.environ
+    check_device(settings.device)
     check_flags(other_flags, single)
     job = open_job(given.output.rstrip("/"), given.shards, given.dvae, settings)
     is_first = run(job, other_flags) if single else run_distributed(job)
@@ -112,6 +114,8 @@ def open_job(output: str, shards: str, dvae: str, settings: EncodeSettings) -> J
     """Raises UserError where the export or the dVAE is missing or invalid."""
     splits = tuple(open_splits(shards))
     from gesso.training.dvae.settings import FACTOR
+
+    progress.announce("loading torch and the dVAE")
     from gesso.training.encoding import identity_of, open_model
 
     opened = open_model(dvae, settings)
