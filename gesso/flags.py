@@ -1,4 +1,4 @@
-"""Flags made of settings: frozen dataclasses that check themselves, defined beside their owners. Standard library only.
+"""Flags made of settings: frozen dataclasses that check themselves, defined beside their owners; and paths. Standard library only.
 
 A field that has a text is a flag of the same name. Light, so that `--help` answers at once.
 """
@@ -6,6 +6,7 @@ A field that has a text is a flag of the same name. Light, so that `--help` answ
 from argparse import (
     ArgumentDefaultsHelpFormatter,
     ArgumentParser,
+    ArgumentTypeError,
     BooleanOptionalAction,
     Namespace,
     RawDescriptionHelpFormatter,
@@ -14,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields
 from typing import Any, TypeVar
 
+from gesso import storage
 from gesso.errors import UserError
 
 T = TypeVar("T")
@@ -21,6 +23,13 @@ T = TypeVar("T")
 
 class Formatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
     """Defaults behind each flag, the description's lines as they are."""
+
+
+def path(text: str) -> str:
+    """argparse's `type` of every file and folder, so that one path has one name from here on: `storage.plain`."""
+    if not text:
+        raise ArgumentTypeError("it is empty: give a path")
+    return storage.plain(text)
 
 
 def flag(default: Any, text: str) -> Any:
