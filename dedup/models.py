@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from gesso import images
+from gesso import images, storage
 from gesso.dedup import detector
 from gesso.dedup.settings import ModelSettings
 from gesso.errors import UserError
@@ -119,9 +119,9 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 
 def parts_of(settings: ModelSettings) -> Parts:
-    name = settings.model
+    name = storage.plain(settings.model)
     if name != SHIPPED and not name.endswith(".safetensors") and not Path(name).exists():
-        return open_clip_parts(name, settings.pretrained)
+        return open_clip_parts(name, storage.plain(settings.pretrained))
     if settings.pretrained:
         raise UserError(
             f"--pretrained {settings.pretrained} is for open_clip's models: leave it out with --model {name}"

@@ -1,6 +1,6 @@
-"""Flags made of settings: frozen dataclasses that check themselves, defined beside their owners; and paths. Standard library only.
+"""Flags made of settings: frozen dataclasses that check themselves, defined beside their owners. And those of paths.
 
-A field that has a text is a flag of the same name. Light, so that `--help` answers at once.
+A field that has a text is a flag of the same name. Standard library only, so that `--help` answers at once.
 """
 
 from argparse import (

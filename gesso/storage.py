@@ -13,12 +13,12 @@ What commit means:
 
 - A local file is written beside its place under a unique name, flushed to the disk, and renamed: it appears whole or
   not at all, also when the machine stops.
-- On an object store (`gs`, `s3`, `abfs`, `memory`, and each scheme that is not in RENAMING) a rename would be a copy and
-  a delete, which can be seen half-done. There the bytes wait in a local temporary file and are put under their own name
-  by one request, or by one upload in parts, which the store shows when it is complete. There is no temporary object,
-  and s3fs and gcsfs abort an upload in parts that fails. Only a process that is killed in the middle of one leaves its
-  parts, which no listing shows: on s3 a lifecycle rule of the bucket removes them, on gs and abfs the store does after
-  a week.
+- On an object store (`gs`, `s3`, `abfs`, `memory`, and each scheme that is not in RENAMING) a rename would be a copy
+  and a delete, which can be seen half-done. There the bytes wait in a local temporary file and are put under their
+  own name by one request, or by one upload in parts, which the store shows when it is complete. There is no temporary
+  object, and s3fs and gcsfs abort an upload in parts that fails. Only a process that is killed in the middle of one
+  leaves its parts, which no listing shows: on s3 a lifecycle rule of the bucket removes them, on gs and abfs the
+  store does after a week.
 - On a remote filesystem with a rename of its own (RENAMING) the file is written beside its place and renamed. Where a
   rename does not replace (all but sftp), the file that stands there is removed just before.
 - A listing may show a file later than a read does: what a listing lacks is taken as not written, and is written again

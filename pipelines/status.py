@@ -15,6 +15,7 @@ from gesso import progress, storage
 from gesso.dataset import export, layout, manifest
 from gesso.dataset.records import SUCCESS, is_fetched
 from gesso.errors import UserError
+from gesso.flags import path
 from gesso.progress import seconds
 
 SHOWN_REASONS = 5
@@ -103,7 +104,7 @@ def state(output: str) -> str:
 def main(argv: Sequence[str]) -> int:
     """`gesso status DIR`."""
     parser = ArgumentParser("gesso status", description="How far a collection is, from what stands in its directory.")
-    parser.add_argument("directory", help="what `gesso collect` was given as --output")
+    parser.add_argument("directory", type=path, help="what `gesso collect` was given as --output")
     output = parser.parse_args(argv).directory
     if not storage.files(output):
         raise UserError(f"{output} holds no collection: give the --output of a `gesso collect`")

@@ -28,6 +28,7 @@ from gesso.dataset.manifest import MARKER as MARKER_NAME
 from gesso.dataset.manifest import READERS, funnel, is_collection, sizes
 from gesso.dataset.records import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, REJECTED, SUCCESS
 from gesso.errors import UserError
+from gesso.flags import path
 from gesso.pipelines import verify_export
 
 T = TypeVar("T")
@@ -472,8 +473,10 @@ def first_line(error: Exception) -> str:
 def main(argv: Sequence[str]) -> int:
     """`gesso verify DIR`: 0 where the dataset is whole, 1 where it is not."""
     parser = ArgumentParser("gesso verify", description="Checks every file of a dataset against its manifest.")
-    parser.add_argument("directory", help="what `gesso collect` was given as --output, or img2dataset's output_folder")
-    output = parser.parse_args(argv).directory.rstrip("/")
+    parser.add_argument(
+        "directory", type=path, help="what `gesso collect` was given as --output, or img2dataset's output_folder"
+    )
+    output = parser.parse_args(argv).directory
     problems = watched(output)
     for problem in problems:
         print(problem)

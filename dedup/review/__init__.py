@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gesso import storage
 from gesso.errors import UserError
+from gesso.flags import path
 
 if TYPE_CHECKING:
     from gesso.dedup.decision import Decision
@@ -43,11 +44,13 @@ def main(argv: Sequence[str]) -> int:
 def parser() -> ArgumentParser:
     made = ArgumentParser("gesso review", description=DESCRIPTION, formatter_class=ArgumentDefaultsHelpFormatter)
     user = os.environ.get("USER") or os.environ.get("LOGNAME") or ""
-    made.add_argument("directory", metavar="DIR", help="what `gesso match` was given as --output")
+    made.add_argument("directory", type=path, metavar="DIR", help="what `gesso match` was given as --output")
     made.add_argument("--port", type=int, default=PORT, metavar="INT", help="of 127.0.0.1; 0: any that is free")
     made.add_argument("--no-serve", action="store_true", help="write DIR/review and end")
     made.add_argument("--threshold", type=float, metavar="FLOAT", help="set the decision's threshold and end")
-    made.add_argument("--import", dest="import_file", metavar="FILE", help="take over an exported decision and end")
+    made.add_argument(
+        "--import", dest="import_file", type=path, metavar="FILE", help="take over an exported decision and end"
+    )
     made.add_argument("--who", default=user, metavar="NAME", help="who decides")
     return made
 

@@ -12,7 +12,7 @@ from gesso.dataset import layout, manifest
 from gesso.dataset.progress import ShardsLook
 from gesso.dedup.settings import ModelSettings
 from gesso.errors import UserError
-from gesso.flags import Formatter, add_flags, read_flags
+from gesso.flags import Formatter, add_flags, path, read_flags
 from gesso.pipelines import jobs
 from gesso.pipelines.embed import pictures
 from gesso.pipelines.embed.settings import EmbedSettings
@@ -70,10 +70,16 @@ class Job:
 def build_parser() -> ArgumentParser:
     parser = ArgumentParser("gesso embed", description=DESCRIPTION, allow_abbrev=False, formatter_class=Formatter)
     what = parser.add_argument_group("input and output")
-    what.add_argument("--shards", metavar="DIR", help="a finished collection, or img2dataset's folder")
-    what.add_argument("--images", metavar="DIR", help="a folder of pictures, such as COCO's val2014, in its place")
-    what.add_argument("--annotations", metavar="FILE", help="COCO's captions of --images: captions_val2014.json")
-    what.add_argument("--output", required=True, metavar="DIR", default=SUPPRESS, help="where the embeddings go")
+    what.add_argument("--shards", type=path, metavar="DIR", help="a finished collection, or img2dataset's folder")
+    what.add_argument(
+        "--images", type=path, metavar="DIR", help="a folder of pictures, such as COCO's val2014, in its place"
+    )
+    what.add_argument(
+        "--annotations", type=path, metavar="FILE", help="COCO's captions of --images: captions_val2014.json"
+    )
+    what.add_argument(
+        "--output", type=path, required=True, metavar="DIR", default=SUPPRESS, help="where the embeddings go"
+    )
     add_flags(parser, "model", ModelSettings)
     add_flags(parser, "a process", EmbedSettings)
     return parser
@@ -88,7 +94,7 @@ def main(argv: Sequence[str]) -> int:
     from gesso.dedup.models import open_model
 
     opened = open_model(model)  # kept open for the workers of this process
-    job = Job(given.output.rstrip("/"), source, model, opened.identity, settings)
+    job = Job(given.output, source, model, opened.identity, settings)
     run(job, beam_flags)
     jobs.print_funnel(storage.read_json(storage.join(job.output, layout.MANIFEST))["funnel"])
     print(f"embeddings in {job.output}; next: gesso match")

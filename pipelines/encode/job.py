@@ -20,7 +20,7 @@ from gesso.dataset import export, manifest
 from gesso.dataset.layout import MANIFEST, PLAN, SPLITS
 from gesso.dataset.records import SUCCESS
 from gesso.errors import UserError
-from gesso.flags import Formatter, add_flags, read_flags
+from gesso.flags import Formatter, add_flags, path, read_flags
 from gesso.pipelines import jobs
 from gesso.training.encode_settings import EncodeSettings
 
@@ -74,11 +74,18 @@ class Job:
 def build_parser() -> ArgumentParser:
     parser = ArgumentParser("gesso encode", description=DESCRIPTION, allow_abbrev=False, formatter_class=Formatter)
     what = parser.add_argument_group("input and output")
-    what.add_argument("--shards", required=True, metavar="DIR", default=SUPPRESS, help="what `gesso export` wrote")
     what.add_argument(
-        "--dvae", required=True, metavar="PATH", default=SUPPRESS, help="a run of `gesso train dvae`, or a checkpoint"
+        "--shards", type=path, required=True, metavar="DIR", default=SUPPRESS, help="what `gesso export` wrote"
     )
-    what.add_argument("--output", required=True, metavar="DIR", default=SUPPRESS, help="where the tokens go")
+    what.add_argument(
+        "--dvae",
+        type=path,
+        required=True,
+        metavar="PATH",
+        default=SUPPRESS,
+        help="a run of `gesso train dvae`, or a checkpoint",
+    )
+    what.add_argument("--output", type=path, required=True, metavar="DIR", default=SUPPRESS, help="where the tokens go")
     add_flags(parser, "encoding", EncodeSettings)
     return parser
 
@@ -89,7 +96,7 @@ def main(argv: Sequence[str]) -> int:
     settings = read_flags(given, EncodeSettings)
     alone = "WORLD_SIZE" not in os.environ
     check_flags(others, alone)
-    job = open_job(given.output.rstrip("/"), given.shards, given.dvae, settings)
+    job = open_job(given.output, given.shards, given.dvae, settings)
     first = run(job, others) if alone else run_together(job)
     if first:
         jobs.print_funnel(storage.read_json(storage.join(job.output, MANIFEST))["funnel"])
@@ -121,7 +128,7 @@ def open_splits(shards: str) -> "Iterator[Split]":
     """The splits of an export that hold samples. Raises UserError where there is none."""
     from gesso.training.data.split import open_split, read_manifest
 
-    manifest, _ = read_manifest(shards.rstrip("/"))
+    manifest, _ = read_manifest(shards)
     held = {entry["split"] for entry in manifest["shards"] if entry["count"]}
     yield from (open_split(shards, split) for split in SPLITS if split in held or split == SPLITS[0])
 

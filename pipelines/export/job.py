@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gesso import storage
 from gesso.dataset.layout import DROPPED, PLAN, SPLITS
-from gesso.flags import Formatter, add_flags, read_flags
+from gesso.flags import Formatter, add_flags, path, read_flags
 from gesso.pipelines import jobs
 from gesso.pipelines.export.settings import ExportSettings
 
@@ -67,9 +67,11 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser("gesso export", description=DESCRIPTION, allow_abbrev=False, formatter_class=Formatter)
     what = parser.add_argument_group("input and output")
     shards_help = "what `gesso collect` was given as --output, or img2dataset's folder"
-    what.add_argument("--shards", required=True, metavar="DIR", default=SUPPRESS, help=shards_help)
-    what.add_argument("--drop", action="append", metavar="PATH", default=[], help=DROP_HELP)
-    what.add_argument("--output", required=True, metavar="DIR", default=SUPPRESS, help="where the export goes")
+    what.add_argument("--shards", type=path, required=True, metavar="DIR", default=SUPPRESS, help=shards_help)
+    what.add_argument("--drop", type=path, action="append", metavar="PATH", default=[], help=DROP_HELP)
+    what.add_argument(
+        "--output", type=path, required=True, metavar="DIR", default=SUPPRESS, help="where the export goes"
+    )
     add_flags(parser, "splits and shards", ExportSettings)
     return parser
 
@@ -105,7 +107,7 @@ def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
     source = collection.open_collection(given.shards)
     drops = tuple(drop_lists.read(path, source.path) for path in given.drop)
     fields = shuffle.kept_fields(source.schema())
-    return Job(given.output.rstrip("/"), source, drops, fields, settings), beam_flags
+    return Job(given.output, source, drops, fields, settings), beam_flags
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from gesso import progress, storage
 from gesso.dataset import layout, manifest
 from gesso.dataset.progress import ShardsLook
 from gesso.errors import UserError
-from gesso.flags import Formatter, add_flags, at_least, flag, read_flags
+from gesso.flags import Formatter, add_flags, at_least, flag, path, read_flags
 from gesso.pipelines import jobs
 
 if TYPE_CHECKING:
@@ -66,9 +66,11 @@ class Job:
 def build_parser() -> ArgumentParser:
     parser = ArgumentParser("gesso repeats", description=DESCRIPTION, allow_abbrev=False, formatter_class=Formatter)
     what = parser.add_argument_group("input and output")
-    what.add_argument("--shards", required=True, metavar="DIR", default=SUPPRESS, help="a collected dataset")
-    what.add_argument("--embeddings", metavar="DIR", help="its embeddings, by `gesso embed`, for --near")
-    what.add_argument("--output", required=True, metavar="DIR", default=SUPPRESS, help="where the drop lists go")
+    what.add_argument("--shards", type=path, required=True, metavar="DIR", default=SUPPRESS, help="a collected dataset")
+    what.add_argument("--embeddings", type=path, metavar="DIR", help="its embeddings, by `gesso embed`, for --near")
+    what.add_argument(
+        "--output", type=path, required=True, metavar="DIR", default=SUPPRESS, help="where the drop lists go"
+    )
     add_flags(parser, "repeats", RepeatSettings)
     return parser
 
@@ -104,7 +106,7 @@ def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
     shards = storage.absolute(given.shards)
     source = collection.open_collection(shards)
     embeddings = open_own(given.embeddings, shards) if given.embeddings else None
-    return Job(given.output.rstrip("/"), source, embeddings, settings), beam_flags
+    return Job(given.output, source, embeddings, settings), beam_flags
 
 
 def open_own(path: str, shards: str) -> "Embeddings":

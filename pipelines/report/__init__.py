@@ -3,7 +3,6 @@
 No Beam for local paths.
 """
 
-import os
 import sys
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from gesso import storage
 from gesso.dataset import export, layout, manifest
 from gesso.dataset.records import ROWS_READ, SUCCESS
 from gesso.errors import UserError
-from gesso.flags import at_least
+from gesso.flags import at_least, path
 from gesso.pipelines.report import page, samples
 from gesso.pipelines.report.survey import Survey, batches
 
@@ -47,8 +46,8 @@ def write(directory: str, output: str | None, pictures: int) -> str:
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("directory", help="--output of `gesso collect` or `gesso train`, or img2dataset's")
-    parser.add_argument("--output", metavar="FILE", help="where the page goes, or DIR/report.html")
+    parser.add_argument("directory", type=path, help="--output of `gesso collect` or `gesso train`, or img2dataset's")
+    parser.add_argument("--output", type=path, metavar="FILE", help="where the page goes, or DIR/report.html")
     parser.add_argument("--pictures", type=int, default=PICTURES, metavar="INT", help="kept pictures that are shown")
 
 
@@ -80,8 +79,7 @@ def examine(output: str, pictures: int) -> page.Holding:
 
 def name_of(output: str) -> str:
     """The directory's own name, also where it was given as `.`."""
-    path = os.path.abspath(output) if storage.is_local(output) else output.rstrip("/")
-    return path.split("/")[-1]
+    return storage.absolute(output).split("/")[-1]
 
 
 def foreign_funnel(survey: Survey) -> manifest.Json:
