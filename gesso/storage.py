@@ -48,7 +48,7 @@ from gesso.errors import UserError
 OPEN_FILES = 256  # a process may have 1,024 by default
 BLOCK = 4 << 20  # bytes that a stream asks of a remote filesystem at once
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+._-]*://")
-LOCAL = re.compile(r"(file|local)://")
+LOCAL = re.compile(r"\A(file|local)://")
 RENAMING = ("dbfs", "ftp", "hdfs", "sftp", "smb", "ssh", "webhdfs")
 REPLACING = ("sftp", "ssh")  # by posix-rename@openssh.com
 OVERWRITING = ("abfs", "abfss", "az")  # where that must be said
@@ -349,7 +349,7 @@ def _remote(path: str) -> Iterator[tuple[Any, str]]:
 
 
 def _filesystem(path: str) -> tuple[Any, str]:
-    """What fsspec keeps for this process. The path is no chain (`::`) and names no version (`#1`, `?versionId=`)."""
+    """What fsspec keeps for this process. The path is no chain (`::`) and names no version (gcsfs's `#1`)."""
     kind = _kind(path)
     options = kind._get_kwargs_from_urls(path)
     options.pop("version_aware", None)
@@ -357,7 +357,10 @@ def _filesystem(path: str) -> tuple[Any, str]:
     listings = getattr(filesystem, "dircache", None)
     if listings is not None:
         listings.use_listings_cache = False  # others write, too; no argument does it for every filesystem
-    return filesystem, kind._strip_protocol(path)
+    name = kind._strip_protocol(path)
+    if any(name.count(mark) != path.count(mark) for mark in "?#") or (path.startswith("s3") and "?versionId=" in path):
+        raise UserError(f"{path}: {kind.__name__} takes a part of it for no part of the name: choose another name")
+    return filesystem, name
 
 
 def _kind(path: str) -> Any:
@@ -381,8 +384,8 @@ def _failure(error: Exception, path: str) -> OSError:
     number = number or getattr(error, "errno", None) or errno.EIO
     if number == errno.ENOENT:
         return OSError(number, os.strerror(number), path)
-    told = getattr(error, "strerror", None) or str(error)
-    reason = " ".join(str(told).split()) or type(error).__name__
+    told = str(getattr(error, "strerror", None) or error).strip()
+    reason = told.splitlines()[0] if told else "no reason is told"
     return OSError(number, reason if isinstance(error, OSError) else f"{type(error).__name__}: {reason}", path)
 
 
