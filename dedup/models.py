@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from gesso import images
+from gesso import images, storage
 from gesso.dedup import detector
 from gesso.dedup.model_names import SHIPPED, check_name, is_detector
 from gesso.dedup.settings import ModelSettings
@@ -120,9 +120,9 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 
 def open_backend(settings: ModelSettings) -> Backend:
-    name = settings.model
+    name = storage.plain(settings.model)
     if not is_detector(name):
-        return open_clip_backend(name, settings.pretrained)
+        return open_clip_backend(name, storage.plain(settings.pretrained))
     if settings.pretrained:
         raise UserError(
             f"--pretrained {settings.pretrained} is for open_clip's models: leave it out with --model {name}"

@@ -16,8 +16,10 @@ from contextlib import closing
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from gesso import storage
 from gesso.dedup.settings import PRESETS, DetectorConfig, Run, TrainSettings
-from gesso.flags import Formatter, add_flags, at_least, read_flags
+from gesso.errors import UserError
+from gesso.flags import Formatter, add_flags, at_least, path, read_flags
 from gesso.progress import PLAIN_LINE, line
 
 if TYPE_CHECKING:
@@ -33,15 +35,16 @@ def build_parser(preset: str = "paper") -> ArgumentParser:
     what = parser.add_argument_group("input and output")
     what.add_argument(
         "--data",
+        type=path,
         required=True,
         nargs="+",
         metavar="DIR",
         default=SUPPRESS,
         help="folders of pictures or of .tar shards",
     )
-    what.add_argument("--output", required=True, metavar="DIR", default=SUPPRESS, help="where the run goes")
+    what.add_argument("--output", type=path, required=True, metavar="DIR", default=SUPPRESS, help="where the run goes")
     what.add_argument("--preset", choices=tuple(PRESETS), default="paper", help="defaults of all that follows")
-    what.add_argument("--init", metavar="FILE", help="state dict that the backbone begins with")
+    what.add_argument("--init", type=path, metavar="FILE", help="state dict that the backbone begins with")
     what.add_argument("--save_every", type=int, default=100, metavar="INT", help="updates between two checkpoints")
     what.add_argument("--workers", type=int, default=1, metavar="INT", help="processes that prepare pictures")
     add_flags(parser, "detector", DetectorConfig)
@@ -56,9 +59,10 @@ def parse(argv: Sequence[str]) -> Run:
     given = build_parser(first.parse_known_args(argv)[0].preset).parse_args(argv)
     at_least(1, save_every=given.save_every)
     at_least(0, workers=given.workers)
+    if not storage.is_local(given.output):
+        raise UserError(f"--output is {given.output}: give a folder of this machine, or of one that it has mounted")
     shape, training = read_flags(given, DetectorConfig), read_flags(given, TrainSettings)
-    output = given.output.rstrip("/")
-    return Run(tuple(given.data), output, given.init, shape, training, given.save_every, given.workers)
+    return Run(tuple(given.data), given.output, given.init, shape, training, given.save_every, given.workers)
 
 
 def main(argv: Sequence[str]) -> int:

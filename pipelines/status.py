@@ -14,7 +14,7 @@ from gesso import progress, storage
 from gesso.dataset import export, layout, manifest
 from gesso.dataset.records import SUCCESS, is_fetched
 from gesso.errors import UserError
-from gesso.flags import Parser
+from gesso.flags import Parser, path
 from gesso.progress import seconds
 
 SHOWN_REASONS = 5
@@ -102,7 +102,7 @@ def state(output: str) -> str:
 
 def build_parser() -> Parser:
     parser = Parser("gesso status", "Shows the progress of a job, from the files in its output directory.")
-    parser.add_argument("directory", help="the --output of a gesso command, or img2dataset's folder")
+    parser.add_argument("directory", type=path, help="the --output of a gesso command, or img2dataset's folder")
     return parser
 
 

@@ -27,7 +27,7 @@ from gesso.dataset.manifest import MARKER as MARKER_NAME
 from gesso.dataset.manifest import READERS, funnel, is_collection, sizes
 from gesso.dataset.records import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, REJECTED, SUCCESS
 from gesso.errors import UserError
-from gesso.flags import Parser
+from gesso.flags import Parser, path
 from gesso.pipelines import verify_export
 
 T = TypeVar("T")
@@ -475,13 +475,13 @@ def build_parser() -> Parser:
         "gesso verify",
         "Checks every file of a dataset: size, checksum, and that tars, rows, markers and manifest agree.",
     )
-    parser.add_argument("directory", help="the --output of a gesso command, or img2dataset's folder")
+    parser.add_argument("directory", type=path, help="the --output of a gesso command, or img2dataset's folder")
     return parser
 
 
 def main(argv: Sequence[str]) -> int:
     """`gesso verify DIR`: 0 where there is no problem, 1 where there is."""
-    output = build_parser().parse_args(argv).directory.rstrip("/")
+    output = build_parser().parse_args(argv).directory
     problems = verify_with_bar(output)
     for problem in problems:
         print(problem)

@@ -7,7 +7,6 @@ JSON has no NaN and no infinity: a value that is not finite is written as null a
 
 import json
 from math import isfinite, nan
-from pathlib import Path
 from typing import Any
 
 from gesso import storage
@@ -45,7 +44,7 @@ def cut(path: str, step: int) -> None:
 
 def _lines(path: str) -> list[tuple[bytes, dict[str, Any]]]:
     """Each undamaged line with what it says."""
-    lines = Path(path).read_bytes().split(b"\n") if storage.exists(path) else []
+    lines = storage.read(path).split(b"\n") if storage.exists(path) else []
     if lines and not lines[-1]:
         lines.pop()
     parsed = [_parsed(line) for line in lines]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gesso import storage
 from gesso.dataset import layout, manifest
-from gesso.flags import Parser, add_flags, read_flags
+from gesso.flags import Parser, add_flags, path, read_flags
 from gesso.lock import lock
 from gesso.pipelines import jobs
 from gesso.pipelines.collect.settings import CaptionRules, EngineSettings, FetchLimits, ImageRules, PlanSettings
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 PRESETS = ("laion", "coyo", "datacomp", "conceptual-captions", "yfcc100m")
 ENGINES = ("gesso", "img2dataset")
-INPUT_HELP = "tables of links: parquet, CSV, TSV or JSONL, plain or .gz .bz2 .zst .xz, here or on a Beam filesystem"
+INPUT_HELP = (
+    "tables of links: parquet, CSV, TSV or JSONL, plain or .gz .bz2 .zst .xz, here or on a filesystem of fsspec's"
+)
 DESCRIPTION = """\
 Tables of links → filtered, reproducible webdataset shards.
 
@@ -55,9 +57,16 @@ def build_parser() -> Parser:
     parser = Parser("gesso collect", DESCRIPTION)
     what = parser.add_argument_group("input and output")
     what.add_argument(
-        "--input", required=True, nargs="+", action="extend", metavar="GLOB", default=SUPPRESS, help=INPUT_HELP
+        "--input",
+        type=path,
+        required=True,
+        nargs="+",
+        action="extend",
+        metavar="GLOB",
+        default=SUPPRESS,
+        help=INPUT_HELP,
     )
-    what.add_argument("--output", required=True, metavar="DIR", default=SUPPRESS, help="where the shards go")
+    what.add_argument("--output", type=path, required=True, metavar="DIR", default=SUPPRESS, help="where the shards go")
     what.add_argument("--preset", choices=PRESETS, help="columns of a known dataset")
     what.add_argument("--url_column", metavar="NAME", help="column of the links, where it is not the preset's or `url`")
     what.add_argument("--caption_column", metavar="NAME", help="likewise of the captions, or `caption`")
@@ -107,7 +116,7 @@ def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
     captions, plan = read_flags(given, CaptionRules), read_flags(given, PlanSettings)
     tables = tuple(sources.find_tables(given.input))
     extra = sources.extra_fields(tables, columns)
-    return Job(given.output.rstrip("/"), tables, columns, extra, captions, plan, given.engine, engine), beam_flags
+    return Job(given.output, tables, columns, extra, captions, plan, given.engine, engine), beam_flags
 
 
 def choose_columns(given: Namespace) -> "Columns":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gesso import storage
 from gesso.dataset.layout import DROPPED, PLAN, SPLITS
-from gesso.flags import Parser, add_flags, read_flags
+from gesso.flags import Parser, add_flags, path, read_flags
 from gesso.lock import lock
 from gesso.pipelines import jobs
 from gesso.pipelines.export.settings import ExportSettings
@@ -71,10 +71,10 @@ def build_parser() -> Parser:
     parser = Parser("gesso export", DESCRIPTION)
     what = parser.add_argument_group("input and output")
     shards_help = "the --output of `gesso collect`, or img2dataset's folder"
-    what.add_argument("--shards", required=True, metavar="DIR", default=SUPPRESS, help=shards_help)
-    what.add_argument("--drop", action="append", metavar="PATH", default=[], help=DROP_HELP)
+    what.add_argument("--shards", type=path, required=True, metavar="DIR", default=SUPPRESS, help=shards_help)
+    what.add_argument("--drop", type=path, action="append", metavar="PATH", default=[], help=DROP_HELP)
     what.add_argument(
-        "--output", required=True, metavar="DIR", default=SUPPRESS, help="directory to write the export to"
+        "--output", type=path, required=True, metavar="DIR", default=SUPPRESS, help="directory to write the export to"
     )
     add_flags(parser, "splits and shards", ExportSettings)
     return parser
@@ -118,7 +118,7 @@ def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
     source = collection.open_collection(given.shards)
     drops = tuple(drop_lists.read(path, source.path) for path in given.drop)
     fields = shuffle.kept_fields(source.schema())
-    return Job(given.output.rstrip("/"), source, drops, fields, settings), beam_flags
+    return Job(given.output, source, drops, fields, settings), beam_flags
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 No Beam for local paths.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -11,7 +10,7 @@ from gesso import storage
 from gesso.dataset import export, layout, manifest
 from gesso.dataset.records import ROWS_READ, SUCCESS
 from gesso.errors import UserError
-from gesso.flags import Parser, at_least
+from gesso.flags import Parser, at_least, path
 from gesso.pipelines.report import page, samples
 from gesso.pipelines.report.survey import Survey, batches
 
@@ -43,8 +42,12 @@ def build_parser() -> Parser:
     parser = Parser(
         "gesso report", "Writes a self-contained HTML page about a dataset's content or a training's progress."
     )
-    parser.add_argument("directory", help="the --output of `gesso collect` or `gesso train`, or img2dataset's folder")
-    parser.add_argument("--output", metavar="FILE", help="file to write the page to; DIR/report.html if not given")
+    parser.add_argument(
+        "directory", type=path, help="the --output of `gesso collect` or `gesso train`, or img2dataset's folder"
+    )
+    parser.add_argument(
+        "--output", type=path, metavar="FILE", help="file to write the page to; DIR/report.html if not given"
+    )
     parser.add_argument("--pictures", type=int, default=PICTURES, metavar="INT", help="number of kept pictures to show")
     return parser
 
@@ -81,8 +84,7 @@ def summarize(output: str, pictures: int) -> page.DatasetSummary:
 
 def directory_name(output: str) -> str:
     """The directory's own name, also for `.`."""
-    path = os.path.abspath(output) if storage.is_local(output) else output.rstrip("/")
-    return path.split("/")[-1]
+    return storage.absolute(output).split("/")[-1]
 
 
 def funnel_of_rows(survey: Survey) -> manifest.Json:

@@ -87,7 +87,7 @@ def open_split(data: str, split: str, damaged: Damaged = "refuse", checksums: bo
     and on stderr. Raises UserError where `data` is no finished export or nothing is left, or for the first damaged
     shard where they are to be refused.
     """
-    data = data.rstrip("/")
+    data = storage.plain(data)
     manifest, sha256 = read_manifest(data)
     entries = [entry for entry in manifest["shards"] if entry["split"] == split]
     shards = [Shard(entry["index"], entry["count"], entry["files"]) for entry in entries]

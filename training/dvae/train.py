@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 from gesso import storage
 from gesso.errors import UserError
-from gesso.flags import Formatter, add_flags, at_least, read_flags
+from gesso.flags import Formatter, add_flags, at_least, path, read_flags
 from gesso.training.dvae import record
 from gesso.training.dvae.settings import PRESETS, STEPS, DvaeConfig, LearnSettings, LoopSettings, Run
 
@@ -34,8 +34,8 @@ when to stop, the schedules are the preset's.
 def build_parser(preset: str = "paper") -> ArgumentParser:
     parser = ArgumentParser("gesso train dvae", description=DESCRIPTION, formatter_class=Formatter)
     what = parser.add_argument_group("input and output")
-    what.add_argument("--data", metavar="DIR", help="what `gesso export` was given as --output")
-    what.add_argument("--output", metavar="DIR", help="where the run goes, a folder of this machine")
+    what.add_argument("--data", type=path, metavar="DIR", help="what `gesso export` was given as --output")
+    what.add_argument("--output", type=path, metavar="DIR", help="where the run goes, a folder of this machine")
     what.add_argument("--preset", choices=tuple(PRESETS), default="paper", help="defaults of all that follows")
     what.add_argument("--steps", type=int, default=STEPS[preset], metavar="INT", help="the update to stop after")
     dry_help = "tell what the preset takes, and do nothing"
@@ -59,8 +59,7 @@ def parse(argv: Sequence[str]) -> tuple[Run, bool]:
     if given.output and not storage.is_local(given.output):
         raise UserError(f"--output is {given.output}: give a folder of this machine, or of one that it has mounted")
     settings = (read_flags(given, kind) for kind in (DvaeConfig, LearnSettings, LoopSettings))
-    output = (given.output or "").rstrip("/")
-    return Run(given.data or "", output, given.preset, given.steps, *settings), dry  # type: ignore[arg-type]
+    return Run(given.data or "", given.output or "", given.preset, given.steps, *settings), dry  # type: ignore[arg-type]
 
 
 def main(argv: Sequence[str]) -> int:

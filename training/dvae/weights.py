@@ -43,7 +43,7 @@ def open_dvae(path: str, device: str | torch.device = "cpu") -> DVAE:
     """A dVAE with its averaged weights, for evaluation. `path`: a run (its best checkpoint, else its last), a
     checkpoint, or a folder with the released files. Raises UserError where it is none of them or damaged.
     """
-    path = path.rstrip("/")
+    path = storage.plain(path)
     chosen = checkpoint.best(path) or next(reversed(checkpoint.found(path).values()), None) or path
     try:
         config, state = read(chosen)

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from gesso.errors import UserError
-from gesso.flags import Formatter, add_flags, differences, read_flags
+from gesso.flags import Formatter, add_flags, differences, path, read_flags
 from gesso.training.layout import RECORD
 from gesso.training.tokenizer.settings import FILE, POSITIONS, TokenizerSettings
 
@@ -48,8 +48,10 @@ class Read:
 def build_parser() -> ArgumentParser:
     parser = ArgumentParser("gesso train tokenizer", description=DESCRIPTION, formatter_class=Formatter)
     what = parser.add_argument_group("input and output")
-    what.add_argument("--data", required=True, metavar="DIR", default=SUPPRESS, help="what `gesso export` wrote")
-    what.add_argument("--output", required=True, metavar="DIR", default=SUPPRESS, help=f"where {FILE} goes")
+    what.add_argument(
+        "--data", type=path, required=True, metavar="DIR", default=SUPPRESS, help="what `gesso export` wrote"
+    )
+    what.add_argument("--output", type=path, required=True, metavar="DIR", default=SUPPRESS, help=f"where {FILE} goes")
     add_flags(parser, "tokenizer", TokenizerSettings)
     return parser
 
@@ -57,7 +59,7 @@ def build_parser() -> ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """`gesso train tokenizer`: parses, draws the sample, trains, and prints what came out."""
     given = build_parser().parse_args(argv)
-    run = Run(given.data, given.output.rstrip("/"), read_flags(given, TokenizerSettings))
+    run = Run(given.data, given.output, read_flags(given, TokenizerSettings))
     from gesso.training.data.split import open_split
 
     split = open_split(run.data, "train")
