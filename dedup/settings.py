@@ -44,7 +44,7 @@ class DetectorConfig:
 
 
 @dataclass(frozen=True)
-class LearnSettings:
+class TrainSettings:
     """A training. The paper tells batch and number of pictures; optimiser and step size are ours."""
 
     # 30 million pictures, each once, in batches of 1,712 (section 9).
@@ -71,13 +71,13 @@ class Run:
     output: str
     init: str | None
     detector: DetectorConfig
-    learn: LearnSettings
+    training: TrainSettings
     save_every: int
     workers: int
 
     def record(self) -> dict[str, Any]:
         """What decides the weights."""
-        return {"data": list(self.data), "init": self.init, **asdict(self.detector), **asdict(self.learn)}
+        return {"data": list(self.data), "init": self.init, **asdict(self.detector), **asdict(self.training)}
 
 
 # By name: what differs from the defaults, which are the paper's.

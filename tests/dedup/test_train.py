@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from gesso import cli
 from gesso.dedup import augment, train
 from gesso.dedup.contrast import Contrast, info_nce
-from gesso.dedup.settings import DetectorConfig, LearnSettings
+from gesso.dedup.settings import DetectorConfig, TrainSettings
 from gesso.dedup.trainer import Trainer, step_size
 from gesso.processes import Group
 from tests.datasets import picture
@@ -89,7 +89,7 @@ def test_figures_of_every_update(trained: Path) -> None:
     names = {"loss", "accuracy", "step_size", "gradient_norm", "rejected", "pairs_per_second"}
     assert set(board.Tags()["scalars"]) == names
     assert [event.step for event in board.Scalars("loss")] == [1, 2, 3, 4, 5, 6]
-    steps = LearnSettings(steps=6, warmup=2)
+    steps = TrainSettings(steps=6, warmup=2)
     assert [event.value for event in board.Scalars("step_size")] == pytest.approx(
         [step_size(step, steps) for step in range(6)]
     )
@@ -109,17 +109,17 @@ def test_pictures_are_learned(data: Path, tmp_path: Path, monkeypatch: pytest.Mo
     ("steps", "expected"), [(0, 0.5), (1, 1.0), (2, 1.0), (4, 0.5), (6, 0.0)], ids=lambda value: str(value)
 )
 def test_step_size(steps: int, expected: float) -> None:
-    learning = LearnSettings(steps=6, warmup=2, learning_rate=1.0)
+    learning = TrainSettings(steps=6, warmup=2, learning_rate=1.0)
     assert step_size(steps, learning) == pytest.approx(expected)
 
 
 def test_presets_are_defaults_that_a_flag_overrides() -> None:
     job = train.parse(["--data", "a", "b", "--output", "c/", "--preset", "small", "--steps", "7"])
-    assert (job.data, job.output, job.learn.steps, job.learn.batch_size) == (("a", "b"), "c", 7, 64)
+    assert (job.data, job.output, job.training.steps, job.training.batch_size) == (("a", "b"), "c", 7, 64)
     assert job.detector.backbone == "efficientnet_lite0"
     paper = train.parse(["--data", "a", "--output", "c"])
-    assert (paper.detector, paper.learn) == (DetectorConfig(), LearnSettings())
-    assert (paper.detector.backbone, paper.learn.batch_size) == ("resnet50", 1712)
+    assert (paper.detector, paper.training) == (DetectorConfig(), TrainSettings())
+    assert (paper.detector.backbone, paper.training.batch_size) == ("resnet50", 1712)
 
 
 class TestMistakes:
