@@ -14,7 +14,7 @@ import pytest
 
 from gesso import cli
 from gesso.errors import UserError
-from gesso.training.metrics_log import Record
+from gesso.training.metrics_file import Record
 from gesso.training.report import curves, page, panels, pictures, report, rules, words
 from gesso.training.report.curves import Line, Panel, Scale
 from gesso.training.report.run import Codebook, Run, is_run, read_run, spread
