@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gesso import storage
+from gesso.dataset.json_values import integral
 from gesso.dataset.layout import plan_name
 from gesso.dataset.records import LINK_HEX, PLANNED, URL_INVALID, link_identity, shard_of, uid
 from gesso.dataset.schemas import PLAN_FIELDS, plan_schema
@@ -77,15 +78,15 @@ def merge(packed: Iterable[bytes], extra: tuple[pa.Field, ...]) -> tuple[pa.Tabl
             kept.append(first)
             continue
         for same in same_link([first, *others], table):
-            kept.append(min(same, key=lambda row: rank(table.slice(row, 1))))
+            kept.append(min(same, key=lambda row: rank(table.slice(row, 1).combine_chunks().to_batches()[0])))
             pairs = len({key[row] for row in same})
             repeats.update(repeat_link=pairs - 1, repeat_pair=len(same) - pairs)
     return table.take(pa.array(sorted(kept, key=key.__getitem__), pa.int64())), +repeats
 
 
-def rank(row: pa.Table) -> tuple[bool, str, str]:
+def rank(row: pa.RecordBatch) -> tuple[bool, str, str]:
     """What decides between rows of one link: not rejected, the smaller uid, the smaller text of all fields."""
-    fields = row.to_pylist()[0]
+    fields = integral(row).to_pylist()[0]
     return fields["reason"] is not None, fields["key"], repr(fields)
 
 

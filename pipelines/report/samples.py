@@ -17,6 +17,7 @@ Row = dict[str, Any]
 SHARDS = 24  # tars that are opened
 LONG_SIDE = 192  # pixels
 PER_REASON = 8
+SIZES = ("width", "height", "original_width", "original_height")
 BUDGET = 4_500_000  # bytes of all kept pictures together as text, so that the page stays under 6 MB
 SUFFIXES = ("jpg", "jpeg", "png", "webp")
 
@@ -83,7 +84,8 @@ def pictures(path: str) -> Iterator[Picture]:
 
 
 def row_of(sample: dict[str, bytes]) -> Row:
-    row: Row = {"caption": sample.get("txt", b"").decode("utf-8", "replace"), "url": ""}
+    """What the page shows of a sample; its KEY.json lacks what is null."""
+    row: Row = {"caption": sample.get("txt", b"").decode("utf-8", "replace"), "url": "", **dict.fromkeys(SIZES)}
     return {**row, **json.loads(sample.get("json", b"{}"))}
 
 

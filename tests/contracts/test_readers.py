@@ -5,12 +5,16 @@ from pathlib import Path
 
 import duckdb
 import pandas as pd
+import pyarrow as pa
 import pytest
 import webdataset as wds
 from PIL import Image
 
 from gesso import cli
-from tests.datasets import write_dataset
+from gesso.dataset import shards
+from gesso.dataset.schemas import plan_schema
+from gesso.dataset.shards import Outcome
+from tests.datasets import picture, write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +69,41 @@ def test_hugging_face_datasets(
     assert dict(zip(loaded["__key__"], loaded["txt"], strict=True)) == kept
     assert isinstance(loaded[0]["jpg"], Image.Image)
     assert loaded[0]["json"]["licence"] == "CC0-1.0"
+
+
+def test_hugging_face_datasets_where_the_first_samples_have_nulls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`datasets` takes the types of KEY.json from five samples; what they lack it must not refuse later."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import datasets
+
+    values = {
+        "note": pa.array([None] * 6 + ["text"] * 4),
+        "n": pa.array([1, *[None] * 5, *range(4)]),
+        "similarity": pa.array([float("nan")] * 6 + [0.5] * 4),
+        "boxes": pa.array([[]] * 6 + [[[0.5]]] * 4),
+        "seen": pa.array([None] * 6 + [{"at": 5, "by": "me"}] * 4),
+    }
+    extra = tuple(pa.field(name, column.type) for name, column in values.items())
+    rows = [
+        {
+            "key": f"{n:032x}",
+            "url": f"http://a.example/{n}",
+            "caption": "a dog",
+            "original_caption": "a dog!" if n else None,
+        }
+        for n in range(10)
+    ]
+    planned = pa.RecordBatch.from_pylist(rows, plan_schema())
+    plan = pa.RecordBatch.from_arrays([*planned.columns, *values.values()], schema=plan_schema(extra))
+    kept = Outcome({"status": "success", "reason": None, "width": 40, "height": 30}, picture(0))
+    shards.write_shard(str(tmp_path), 0, [plan], lambda at: kept, extra)
+    loaded = datasets.load_dataset(
+        "webdataset", data_files={"train": [f"{tmp_path}/00000.tar"]}, split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert [row["original_caption"] for row in loaded["json"]] == [None, *["a dog!"] * 9]
+    assert [row["n"] for row in loaded["json"]] == values["n"].to_pylist()
 
 
 def test_pandas(output: Path) -> None:
