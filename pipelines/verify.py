@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from gesso import storage
 from gesso.dataset import layout
-from gesso.dataset.layout import marker_name, plan_name
+from gesso.dataset.layout import former_rejected_name, marker_name, plan_name, rejected_name
 from gesso.dataset.manifest import MARKER as MARKER_NAME
 from gesso.dataset.manifest import READERS, funnel, is_collection, sizes
 from gesso.dataset.records import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, REJECTED, SUCCESS
@@ -41,7 +41,7 @@ SAMPLE = ("jpg", "txt", "json")
 # What pyarrow is seen to raise on damaged files; many of its own are ValueErrors, and so is text that is none.
 BROKEN_PARQUET = (pa.ArrowException, ValueError, OSError)
 REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE)
-SHARD_FILE = re.compile(r"(rejected/)?[^/]+\.(tar|parquet)|\d{5,}_stats\.json")
+SHARD_FILE = re.compile(r"[^/]+\.(tar|parquet)|rejected/[^/]+\.(thumbnails|tar)|\d{5,}_stats\.json")
 NAMED = 10  # missing shards that are named
 # The fields that a file must have, by its kind; those of COUNTS hold numbers alone.
 COUNTS = frozenset({"status_dict", "counted_only", "funnel"})
@@ -85,8 +85,13 @@ class Shard(NamedTuple):
 
     @property
     def names(self) -> tuple[str, ...]:
-        ours = (f"rejected/{self.stem}.tar",) if self.files is not None else ()
+        ours = (self._rejected,) if self.files is not None else ()
         return (f"{self.stem}.tar", f"{self.stem}.parquet", *ours)
+
+    @property
+    def _rejected(self) -> str:
+        former = former_rejected_name(int(self.stem))
+        return former if former in (self.files or {}) else rejected_name(int(self.stem))
 
 
 class Reading:
@@ -376,8 +381,8 @@ def unfinished(output: str, present: dict[str, int], problems: list[str]) -> lis
     shards = own_shards(output, present, problems)
     if plan:
         missing = [index for index in range(plan["shards"]) if marker_name(index) not in present]
-        planned = storage.sizes(storage.join(output, "plan"))
-        problems += [f"{plan_name(index)}: missing" for index in missing if f"{index:05d}.parquet" not in planned]
+        planned = {name.partition(".")[0] for name in storage.sizes(storage.join(output, "plan"))}
+        problems += [f"{plan_name(index)}: missing" for index in missing if f"{index:05d}" not in planned]
         problems.append(lacking(missing, plan["shards"]))
     return [shard for shard in shards if shard.marker]
 

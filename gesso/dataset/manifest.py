@@ -13,7 +13,7 @@ from importlib.metadata import version
 from typing import Any
 
 from gesso import storage
-from gesso.dataset.layout import MANIFEST, PLAN
+from gesso.dataset.layout import MANIFEST, NOTES, PLAN, former_plan_name, former_rejected_name, plan_name
 from gesso.dataset.records import PLANNED, REPEATS, ROWS_READ, SUCCESS
 from gesso.errors import UserError
 from gesso.flags import differences
@@ -37,6 +37,12 @@ def versions(engine: str) -> dict[str, str]:
 def read_plan(output: str) -> Json | None:
     path = storage.join(output, PLAN)
     return storage.read_json(path) if storage.exists(path) else None
+
+
+def plan_path(output: str, index: int) -> str:
+    """Where the planned pairs of a shard stand."""
+    former = storage.join(output, former_plan_name(index))
+    return former if storage.exists(former) else storage.join(output, plan_name(index))
 
 
 def is_collection(output: str, present: dict[str, int]) -> bool:
@@ -94,8 +100,8 @@ def committed(output: str, known: frozenset[int] = frozenset()) -> dict[int, Jso
 
 def notes(output: str, committed: frozenset[int]) -> list[Counter[str]]:
     """What the shards under way have counted so far (engine.py writes it, on local disks alone)."""
-    found = map(NOTE.fullmatch, storage.sizes(storage.join(output, ".progress")))
-    paths = [storage.join(output, ".progress", note[0]) for note in found if note and int(note[1]) not in committed]
+    found = map(NOTE.fullmatch, storage.sizes(storage.join(output, NOTES)))
+    paths = [storage.join(output, NOTES, note[0]) for note in found if note and int(note[1]) not in committed]
     return [note for note in map(read_note, paths) if note]
 
 
@@ -126,9 +132,13 @@ def finish(output: str) -> None:
     lost = [index for index in range(plan["shards"]) if index not in markers]
     if lost:
         raise RuntimeError(f"{output}: shards {lost[:10]} are not committed")
+    listed = {name for marker in markers.values() for name in marker["files"]}
+    former = {former_rejected_name(index) for index in markers} - listed
     for name in sizes(output):
-        if LEFT_BEHIND.search(name):
+        if LEFT_BEHIND.search(name) or name in former:
             storage.remove(storage.join(output, name))
+    for note in storage.files(storage.join(output, NOTES)):
+        storage.remove(note.path)
     storage.write_json(storage.join(output, MANIFEST), build_manifest(plan, markers))
 
 

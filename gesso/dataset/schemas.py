@@ -71,7 +71,7 @@ RESERVED = frozenset(field.name for field in (*PLAN_FIELDS, *ROW_FIELDS))
 
 
 def plan_schema(extra: tuple[pa.Field, ...] = ()) -> pa.Schema:
-    """Columns of `plan/00000.parquet`: one planned pair a row, and the input's extra columns behind."""
+    """Columns of `plan/00000.plan`: one planned pair a row, and the input's extra columns behind."""
     return pa.schema([*PLAN_FIELDS, *extra])
 
 

@@ -1,9 +1,9 @@
 """One shard on disk: reproducible tar, rows, commit marker. No Beam, no pictures decoded.
 
-    00000.tar           the kept samples in the order of their uids: KEY.jpg KEY.txt KEY.json
-    00000.parquet       a row for every link, kept or not, in the same order
-    rejected/00000.tar  small pictures of some that a rule on pictures rejected, for people to look at
-    00000_stats.json    the commit marker, written last: counts, sizes and checksums of the three above
+    00000.tar                  the kept samples in the order of their uids: KEY.jpg KEY.txt KEY.json
+    00000.parquet              a row for every link, kept or not, in the same order
+    rejected/00000.thumbnails  a tar: small pictures of some that a rule rejected, for people to look at
+    00000_stats.json           the commit marker, written last: counts, sizes and checksums of the three above
 
 The bytes of the first three depend on the links' responses alone: no clock, no order of completion.
 """

@@ -1,6 +1,6 @@
 """The planner: raw rows → judged pairs → shards of pairs in the order of their uids. Knows no Beam.
 
-    rows ─ judge_rows ─▶ planned pairs ─ split ─▶ {shard: packed pairs} ─ shuffle ─▶ merge ─▶ plan/00000.parquet
+    rows ─ judge_rows ─▶ planned pairs ─ split ─▶ {shard: packed pairs} ─ shuffle ─▶ merge ─▶ plan/00000.plan
 
 A shard is a range of uids, so that neither the input's order nor the number of workers has a say in the plan, and
 hosts mix: two links of one host stand anywhere.
@@ -106,7 +106,7 @@ def identity_or_text(url: str) -> str:
 
 
 def write_plan(output: str, index: int, packed: Iterable[bytes], extra: tuple[pa.Field, ...]) -> Counter[str]:
-    """Merges and writes `plan/00000.parquet`; returns how its pairs are counted: links, reasons, repeats."""
+    """Merges and writes `plan/00000.plan`; returns how its pairs are counted: links, reasons, repeats."""
     table, counts = merge(packed, extra)
     with storage.write_whole(storage.join(output, plan_name(index))) as stream:
         pq.write_table(table, stream, compression="zstd", row_group_size=PLAN_GROUP)

@@ -60,7 +60,7 @@ class JudgeRows(beam.DoFn):
 
 
 class WritePlan(beam.PTransform):
-    """Units of tables → `plan/*.parquet` and, when all stand, `plan.json`; gives the number of shards."""
+    """Units of tables → `plan/*.plan` and, when all stand, `plan.json`; gives the number of shards."""
 
     def __init__(self, config: PlanConfig) -> None:
         super().__init__()

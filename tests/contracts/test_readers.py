@@ -106,6 +106,13 @@ def test_hugging_face_datasets_where_the_first_samples_have_nulls(
     assert [row["n"] for row in loaded["json"]] == values["n"].to_pylist()
 
 
+def test_a_recursive_look_finds_samples_and_rows_alone(output: Path) -> None:
+    """The collection holds plans and thumbnails, too; pathlib and DuckDB look into hidden folders."""
+    assert sorted(path.parent.name for path in output.rglob("*0.*")).count("rejected") == 1
+    assert {path.parent for ending in ("tar", "parquet") for path in output.rglob(f"*.{ending}")} == {output}
+    assert duckdb.sql(f"select count(*) from '{output}/**/*.parquet'").fetchall() == [(40,)]
+
+
 def test_pandas(output: Path) -> None:
     rows = pd.read_parquet(output / "00001.parquet")
     assert Counter(rows["status"]) == Counter(success=12, failed_to_download=4, failed_to_resize=2, rejected=2)

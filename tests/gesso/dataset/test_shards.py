@@ -173,7 +173,7 @@ class TestWriteShard:
         reasons = ["too_small", "aspect_ratio"]
         outcomes = [lost(reasons[n % 2], body=b"" if n == 4 else b"picture %d" % n) for n in range(30)]
         shards.write_shard(str(tmp_path), 3, plan_of(*pairs), outcomes.__getitem__, EXTRA)
-        with tarfile.open(tmp_path / "rejected/00003.tar") as tar:
+        with tarfile.open(tmp_path / "rejected/00003.thumbnails") as tar:
             shown = [int(name.split(".")[0], 16) for name in tar.getnames() if name.endswith(".jpg")]
         assert shown == [n for n in range(16) if n != 4]
 

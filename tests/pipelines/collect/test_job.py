@@ -4,6 +4,7 @@ import csv
 import gzip
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 
 from gesso import cli
 from tests import servers
-from tests.datasets import picture
+from tests.datasets import picture, rename_as_before
 from tests.servers import Routes, Web, serve
 
 CAPTION = "a picture of the number {}, drawn by hand"
@@ -118,13 +119,28 @@ def test_a_finished_collection_is_left_alone(table: Path, collected: Path, capsy
 
 def test_only_what_is_missing_is_done_again(table: Path, collected: Path, web: Web) -> None:
     before, asked = contents(collected), web.requests.copy()
-    planned = pq.read_table(collected / "plan/00002.parquet").to_pylist()
+    planned = pq.read_table(collected / "plan/00002.plan").to_pylist()
     (collected / "00002.tar").write_bytes(b"damaged")
     assert collect(table, collected) == 0
     assert contents(collected) == before
     assert {web.url(path) for path in web.requests - asked} == {
         pair["url"] for pair in planned if pair["reason"] is None
     }
+
+
+def test_a_half_finished_collection_with_the_former_names_goes_on(table: Path, collected: Path, tmp_path: Path) -> None:
+    output = tmp_path / "raw"
+    shutil.copytree(collected, output)
+    rename_as_before(output)
+    for name in ("manifest.json", "00001_stats.json", "00003.tar"):
+        (output / name).unlink()
+    assert collect(table, output) == 0
+    for ending in ("tar", "parquet"):
+        assert [path.read_bytes() for path in sorted(output.glob(f"*.{ending}"))] == [
+            path.read_bytes() for path in sorted(collected.glob(f"*.{ending}"))
+        ]
+    assert cli.main(["verify", str(output)]) == 0
+    assert cli.main(["report", str(output), "--output", f"{tmp_path}/report.html"]) == 0
 
 
 @pytest.mark.parametrize("path", ["/7.jpg", "/11.jpg"])
