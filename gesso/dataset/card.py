@@ -156,8 +156,13 @@ def splits(plan: Json, bytes_of: Mapping[str, int]) -> str:
 
 def sources(plan: Json) -> str:
     rows = [(f"`{item['path']}`", item.get("kind", "table of links"), digest(item)) for item in plan["input"]]
-    rows += [(f"`{item['path']}`", "table of links", f"{item['bytes']:,} bytes") for item in plan["source_input"]]
+    rows += [(f"`{table_name(item)}`", "table of links", digest(item)) for item in plan["source_input"]]
     return table(("what", "kind", "told from others by"), rows)
+
+
+def table_name(item: Json) -> str:
+    """Without the folder, which plans of gesso before December 2026 have."""
+    return str(item["name"] if "name" in item else item["path"].rpartition("/")[2])
 
 
 def digest(item: Json) -> str:

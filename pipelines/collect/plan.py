@@ -19,7 +19,7 @@ from gesso.dataset.json_values import integral
 from gesso.dataset.layout import plan_name
 from gesso.dataset.records import LINK_HEX, PLANNED, URL_INVALID, link_identity, shard_of, uid
 from gesso.dataset.schemas import PLAN_FIELDS, plan_schema
-from gesso.pipelines.collect.captions import judge
+from gesso.pipelines.collect.captions import Judged, judge
 from gesso.pipelines.collect.settings import CaptionRules, PlanSettings
 from gesso.pipelines.packing import pack, unpack
 
@@ -27,9 +27,13 @@ PLAN_GROUP = 10_000  # rows of a row group, so that a shard of any size is read 
 
 
 def judge_rows(rows: pa.RecordBatch, rules: CaptionRules) -> tuple[pa.RecordBatch, Counter[str]]:
-    """Rows of `url` and `caption` (binary) and extras → planned pairs, and the count of links to fetch among them."""
+    """Rows of `url` and `caption` (binary) and extras → planned pairs, and the count of links to fetch among them.
+
+    A caption column of the null type says that there are no captions: no rule on captions applies.
+    """
     urls, captions = rows["url"].to_pylist(), rows["caption"].to_pylist()
-    pairs = [plan_pair(url, caption, rules) for url, caption in zip(urls, captions, strict=True)]
+    judged = None if rows["caption"].type == pa.null() else rules
+    pairs = [plan_pair(url, caption, judged) for url, caption in zip(urls, captions, strict=True)]
     columns = [
         pa.array(column, field.type) for column, field in zip(zip(*pairs, strict=True), PLAN_FIELDS, strict=True)
     ]
@@ -38,10 +42,12 @@ def judge_rows(rows: pa.RecordBatch, rules: CaptionRules) -> tuple[pa.RecordBatc
     return planned, Counter({PLANNED: planned["reason"].null_count})
 
 
-def plan_pair(url: bytes, caption: bytes | None, rules: CaptionRules) -> tuple[str, str, str, str | None, str | None]:
+def plan_pair(
+    url: bytes, caption: bytes | None, rules: CaptionRules | None
+) -> tuple[str, str, str, str | None, str | None]:
     """One row's key, url, caption, original caption where something was cut, and the reason not to fetch it."""
     link, raw = url.decode(errors="replace").strip(), (caption or b"").decode(errors="replace")
-    judged = judge(caption, rules)
+    judged = judge(caption, rules) if rules else Judged("", None)
     original = None if judged.caption == raw else raw
     try:
         return uid(link_identity(link), raw), link, judged.caption, original, judged.reason

@@ -93,6 +93,17 @@ def test_changed_settings_are_shown(tmp_path: Path) -> None:
     )
 
 
+def test_tables_are_the_same_by_name_size_and_hash() -> None:
+    new = [{"name": "a.csv", "bytes": 9, "ends_sha256": "ab"}, {"name": "b.csv", "bytes": 5, "ends_sha256": "cd"}]
+    former = [{"path": "x/b.csv", "bytes": 5}, {"path": "a.csv", "bytes": 9}]
+    assert manifest.same_tables(new[::-1], new)
+    assert manifest.same_tables(former, new)
+    assert not manifest.same_tables(former[:1], new)
+    assert not manifest.same_tables([{**former[0], "bytes": 6}, former[1]], new)
+    assert not manifest.same_tables([{**new[0], "ends_sha256": "ef"}, new[1]], new)
+    assert not manifest.same_tables([{"path": "raw", "kind": "shards"}], [{"path": "raw", "kind": "shards"}])
+
+
 def test_an_unfinished_plan_makes_room_and_nothing_else_does(tmp_path: Path) -> None:
     (tmp_path / "plan").mkdir()
     (tmp_path / "plan/00007.plan").write_bytes(b"half a plan")
