@@ -3,7 +3,8 @@
 Readers such as Hugging Face `datasets` take the types of KEY.json from the first few samples and fail where a later one
 has another. So a key whose value tells no type (null, an empty list, a list of nulls) is left out. NaN and the
 infinities, which are no JSON, count as null. Bytes become base64, the form that JSON has for them elsewhere (RFC 4648);
-times become text, from the integers that stand for them: no year is too late, and pandas has no say. numpy and pyarrow.
+maps become lists of key and value; times become text, from the integers that stand for them: no year is too late, and
+pandas has no say.
 """
 
 import base64
@@ -58,7 +59,8 @@ def json_value(value: Any, type: pa.DataType) -> Any:
     if types.is_struct(type):
         return {field.name: json_value(value[field.name], field.type) for field in type}
     if types.is_map(type):
-        return [[json_value(key, type.key_type), json_value(item, type.item_type)] for key, item in value]
+        kinds = {"key": type.key_type, "value": type.item_type}
+        return [{name: json_value(part, kinds[name]) for name, part in zip(kinds, pair, strict=True)} for pair in value]
     if isinstance(value, list):
         return [json_value(item, type.value_type) for item in value]
     if types.is_temporal(type):

@@ -13,7 +13,16 @@ from importlib.metadata import version
 from typing import Any
 
 from gesso import storage
-from gesso.dataset.layout import MANIFEST, NOTES, PLAN, former_plan_name, former_rejected_name, plan_name
+from gesso.dataset.layout import (
+    CARD,
+    MANIFEST,
+    NOTES,
+    PLAN,
+    former_plan_name,
+    former_rejected_name,
+    plan_name,
+    rows_name,
+)
 from gesso.dataset.records import PLANNED, REPEATS, ROWS_READ, SUCCESS
 from gesso.errors import UserError
 from gesso.flags import differences
@@ -125,7 +134,7 @@ def clear_unfinished_plan(output: str) -> None:
 
 
 def finish(output: str) -> None:
-    """Writes the manifest once every shard of the plan is committed, and sweeps what killed runs have left."""
+    """Writes card and manifest once every shard of the plan is committed, and sweeps what killed runs have left."""
     plan = read_plan(output)
     assert plan is not None, output
     markers = committed(output)
@@ -139,7 +148,20 @@ def finish(output: str) -> None:
             storage.remove(storage.join(output, name))
     for note in storage.files(storage.join(output, NOTES)):
         storage.remove(note.path)
+    write_card(output, funnel(plan, markers.values()))
     storage.write_json(storage.join(output, MANIFEST), build_manifest(plan, markers))
+
+
+def write_card(output: str, counted: Json) -> None:
+    """The dataset card, with the types of the first shard's rows, which are those of all."""
+    import pyarrow.parquet as pq
+
+    from gesso.dataset import collection_card
+
+    with storage.open_input(storage.join(output, rows_name(0))) as stream:
+        schema = pq.read_schema(stream)
+    with storage.write_whole(storage.join(output, CARD)) as stream:
+        stream.write(collection_card.render(counted, schema).encode())
 
 
 def is_whole(marker: Json, present: dict[str, int]) -> bool:

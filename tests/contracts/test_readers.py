@@ -6,15 +6,18 @@ from pathlib import Path
 import duckdb
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import webdataset as wds
 from PIL import Image
 
 from gesso import cli
 from gesso.dataset import shards
-from gesso.dataset.schemas import plan_schema
+from gesso.dataset.schemas import PLACE_FIELDS, plan_schema
 from gesso.dataset.shards import Outcome
 from tests.datasets import picture, write_dataset
+
+PLACES = {field.name for field in PLACE_FIELDS}
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +109,21 @@ def test_hugging_face_datasets_where_the_first_samples_have_nulls(
     assert [row["n"] for row in loaded["json"]] == values["n"].to_pylist()
 
 
+def test_a_collection_loads_by_its_card(
+    output: Path, kept: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every field of the rows has its type, though KEY.json lacks what is null."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import datasets
+
+    loaded = datasets.load_dataset(str(output), split="train", cache_dir=str(tmp_path))
+    assert dict(zip(loaded["__key__"], loaded["txt"], strict=True)) == kept
+    assert isinstance(loaded[0]["jpg"], Image.Image)
+    assert list(loaded.features["json"]) == pq.read_schema(output / "00000.parquet").names
+    assert loaded[0]["json"]["original_caption"] is None
+    assert datasets.Features.from_arrow_schema(pq.read_schema(output / "00000.parquet")) == loaded.features["json"]
+
+
 def test_a_recursive_look_finds_samples_and_rows_alone(output: Path) -> None:
     """The collection holds plans and thumbnails, too; pathlib and DuckDB look into hidden folders."""
     assert sorted(path.parent.name for path in output.rglob("*0.*")).count("rejected") == 1
@@ -154,6 +172,8 @@ class TestExport:
         loaded = datasets.load_dataset(str(clean), cache_dir=str(tmp_path))
         assert {split: dict(zip(rows["__key__"], rows["txt"], strict=True)) for split, rows in loaded.items()} == splits
         assert isinstance(loaded["validation"][0]["jpg"], Image.Image)
+        own = [name for name in pq.read_schema(clean / "train/00000.parquet").names if name not in PLACES]
+        assert list(loaded["train"].features["json"]) == own
 
     def test_hugging_faces_card_data(self, clean: Path) -> None:
         from huggingface_hub import DatasetCard

@@ -73,7 +73,7 @@ def test_times_are_written_as_python_writes_them(moment: datetime, span: timedel
         (True, pa.bool_(), True),
         (2**64 - 1, pa.uint64(), 2**64 - 1),
         ({"at": date(2020, 1, 2), "raw": b"a"}, pa.struct([("at", pa.date32()), ("raw", pa.binary())]), None),
-        ([("k", 1.5)], pa.map_(pa.string(), pa.float64()), [["k", 1.5]]),
+        ([("k", 1.5)], pa.map_(pa.string(), pa.float64()), [{"key": "k", "value": 1.5}]),
         ([date(2020, 1, 2)], pa.large_list(pa.date32()), ["2020-01-02"]),
         ([time(1, 2)], pa.list_(pa.time32("s"), 1), ["01:02:00"]),
     ],
