@@ -37,7 +37,7 @@ URL_MISSING = "url_missing"
 FIELD_BYTES = 1 << 17  # of a link, a caption or an extra text that is kept; 8192 of them fit an Arrow array's 2 GiB
 UNIT_BYTES = 64 << 20
 ENDS_BYTES = 1 << 20  # at the start and at the end of a table, by which it is known again
-PEEK_ROWS = 100  # a bad first row must not condemn a table
+PEEK_ROWS = 100  # a bad first row does not reject a table
 PEEK_THREADS = 16
 
 FORMATS = {
@@ -59,7 +59,7 @@ TEXT = (pa.string(), pa.binary())
 Row = Sequence[bytes | None] | str  # the fields of Columns.wanted, or the reason that rejects the row
 
 
-class Only(NamedTuple):
+class RowFilter(NamedTuple):
     """Rows are kept whose `column` holds `value`; every other row is counted under `reason`."""
 
     column: str
@@ -76,10 +76,10 @@ class Columns:
     extra: tuple[str, ...] = ()
     names: tuple[str, ...] | None = None  # all columns of a CSV or TSV table that has no header
     encoded: frozenset[str] = frozenset()  # percent-encoded, spaces as plus signs; needs `names`
-    only: Only | None = None  # needs `names`
+    row_filter: RowFilter | None = None  # needs `names`
 
     def __post_init__(self) -> None:
-        assert self.names is not None or not (self.encoded or self.only)
+        assert self.names is not None or not (self.encoded or self.row_filter)
         twice = [name for name, count in Counter(self.carried).items() if count > 1]
         if twice:
             raise UserError(f"extra column {twice[0]!r} is named twice: name it once")
@@ -120,7 +120,7 @@ PRESETS = {
         "description",
         names=YFCC100M,
         encoded=YFCC100M_ENCODED,
-        only=Only("marker", b"0", "not_a_photo"),
+        row_filter=RowFilter("marker", b"0", "not_a_photo"),
     ),
 }
 
@@ -365,14 +365,14 @@ def _parquet_batch(
         array.cast(pa.large_binary()) if number < texts or _plain(array.type) in TEXT else array
         for number, array in enumerate(arrays)
     ]
-    return _judged(raw, columns, extra)
+    return _filtered(raw, columns, extra)
 
 
 def _flat(array: pa.Array) -> pa.Array:
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
-def _judged(
+def _filtered(
     raw: Sequence[pa.Array], columns: Columns, extra: Sequence[pa.Field]
 ) -> tuple[pa.RecordBatch, Counter[str]]:
     """The rows that have a link and no over-long text. `raw` holds every text as large_binary: no 2 GiB to overflow."""
@@ -417,7 +417,7 @@ def _text_batch(
 ) -> tuple[pa.RecordBatch, Counter[str]]:
     rows = [row for row in chunk if not isinstance(row, str)]
     values = zip(*rows, strict=True) if rows else [()] * len(columns.wanted)
-    batch, rejected = _judged([pa.array(column, pa.large_binary()) for column in values], columns, extra)
+    batch, rejected = _filtered([pa.array(column, pa.large_binary()) for column in values], columns, extra)
     return batch, rejected + Counter(row for row in chunk if isinstance(row, str))
 
 
@@ -440,13 +440,13 @@ def _delimited_rows(blocks: Iterator[bytes], table: Table, columns: Columns) -> 
     names, rows = _named_rows(blocks, table, columns)
     pick = [names.index(name) for name in columns.wanted]
     encoded = [i for i, name in enumerate(columns.wanted) if name in columns.encoded]
-    only = columns.only
-    at = names.index(only.column) if only else 0
+    row_filter = columns.row_filter
+    at = names.index(row_filter.column) if row_filter else 0
     for fields in rows:
         if fields is None or len(fields) != len(names):
             yield MALFORMED
-        elif only and fields[at] != only.value:
-            yield only.reason
+        elif row_filter and fields[at] != row_filter.value:
+            yield row_filter.reason
         else:
             yield _decoded([fields[i] for i in pick], encoded)
 

@@ -1,7 +1,7 @@
 """Bytes of a text table → its rows as fields: lines, CSV, TSV, JSON. Knows no columns.
 
 CSV follows RFC 4180 strictly: quotes doubled inside quotes, newlines inside quotes are text. A quote that nobody closes
-would swallow the rows behind it. So a row of several lines is taken apart where it breaks a rule of quoting, is longer
+would take in the rows behind it. So a row of several lines is taken apart where it breaks a rule of quoting, is longer
 than LINE_BYTES, or where most of its lines behind the first are whole rows with a link by themselves: the first line is
 one malformed row, and the next is read anew. (pandas, ClickHouse and Python's csv lose all up to the next quote or the
 end; DuckDB and Arrow refuse the file or, told to go on, lose the block.)
@@ -92,7 +92,7 @@ class CsvLines:
     def begin_row(self) -> None:
         self.row, self._bytes = [], 0
 
-    def take_apart(self) -> None:
+    def read_again(self) -> None:
         """All lines of the row but the first are to be read again."""
         self._again.extendleft(reversed(self.row[1:]))
 
@@ -110,8 +110,8 @@ def csv_rows(lines: Iterator[bytes], width: int) -> Iterator[Fields]:
             fields = None
         except StopIteration:
             return
-        if len(source.row) > 1 and (fields is None or swallows_rows(source.row, width)):
-            source.take_apart()
+        if len(source.row) > 1 and (fields is None or contains_rows(source.row, width)):
+            source.read_again()
             fields = None
         if fields is None:
             yield None
@@ -120,7 +120,7 @@ def csv_rows(lines: Iterator[bytes], width: int) -> Iterator[Fields]:
             yield [field.encode("latin-1") for field in fields]
 
 
-def swallows_rows(row: list[str], width: int) -> bool:
+def contains_rows(row: list[str], width: int) -> bool:
     """Whether most of the lines behind the first are rows by themselves."""
     behind = [line for line in row[1:] if not line.isspace()]
     return 2 * sum(is_row(line, width) for line in behind) > len(behind)
