@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from gesso import storage
 from gesso.dataset import layout
-from gesso.dataset.layout import marker_name, plan_name
+from gesso.dataset.layout import former_rejected_name, marker_name, plan_name, rejected_name
 from gesso.dataset.manifest import MARKER as MARKER_NAME
 from gesso.dataset.manifest import READERS, funnel, is_collection, sizes
 from gesso.dataset.records import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, REJECTED, SUCCESS
@@ -41,7 +41,7 @@ SAMPLE = ("jpg", "txt", "json")
 # What pyarrow raises for damaged files; many of its own errors, and those of invalid UTF-8, are ValueErrors.
 PARQUET_ERRORS = (pa.ArrowException, ValueError, OSError)
 REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE)
-SHARD_FILE = re.compile(r"(rejected/)?[^/]+\.(tar|parquet)|\d{5,}_stats\.json")
+SHARD_FILE = re.compile(r"[^/]+\.(tar|parquet)|rejected/[^/]+\.(thumbnails|tar)|\d{5,}_stats\.json")
 MAX_NAMED = 10  # missing shards that are listed by number
 # The fields of each kind of JSON file, with their types; the values of COUNTS must be integers.
 COUNTS = frozenset({"status_dict", "counted_only", "funnel"})
@@ -85,8 +85,13 @@ class Shard(NamedTuple):
 
     @property
     def names(self) -> tuple[str, ...]:
-        ours = (f"rejected/{self.stem}.tar",) if self.files is not None else ()
+        ours = (self._rejected,) if self.files is not None else ()
         return (f"{self.stem}.tar", f"{self.stem}.parquet", *ours)
+
+    @property
+    def _rejected(self) -> str:
+        former = former_rejected_name(int(self.stem))
+        return former if former in (self.files or {}) else rejected_name(int(self.stem))
 
 
 class HashingReader:
@@ -376,8 +381,8 @@ def shards_of_plan(output: str, present: dict[str, int], problems: list[str]) ->
     shards = gesso_shards(output, present, problems)
     if plan:
         missing = [index for index in range(plan["shards"]) if marker_name(index) not in present]
-        planned = storage.sizes(storage.join(output, "plan"))
-        problems += [f"{plan_name(index)}: missing" for index in missing if f"{index:05d}.parquet" not in planned]
+        planned = {name.partition(".")[0] for name in storage.sizes(storage.join(output, "plan"))}
+        problems += [f"{plan_name(index)}: missing" for index in missing if f"{index:05d}" not in planned]
         problems.append(missing_shards(missing, plan["shards"]))
     return [shard for shard in shards if shard.marker]
 

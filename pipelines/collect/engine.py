@@ -1,6 +1,6 @@
 """One planned shard → one committed shard: fetching beside decoding. One engine a process; knows no Beam.
 
-plan/00000.parquet ─▶ hundreds of requests in flight on one event loop ─▶ a thread a core decodes, hashes, encodes
+plan/00000.plan ─▶ hundreds of requests in flight on one event loop ─▶ a thread a core decodes, hashes, encodes
                           ─▶ spool, by position ─▶ one thread writes tar and rows in the order of the uids
 """
 
@@ -24,7 +24,7 @@ from aiohttp import ClientSession
 
 from gesso import images, storage
 from gesso.dataset import shards
-from gesso.dataset.layout import plan_name
+from gesso.dataset.manifest import plan_path
 from gesso.dataset.progress import ProgressFile
 from gesso.dataset.records import SUCCESS, status_of
 from gesso.dataset.schemas import PLAN_FIELDS
@@ -136,7 +136,7 @@ class GessoEngine:
         return asyncio.run_coroutine_threadsafe(self._collect(output, index, extra), self._loop)
 
     async def _collect(self, output: str, index: int, extra: tuple[pa.Field, ...]) -> shards.Row:
-        plan = storage.join(output, plan_name(index))
+        plan = plan_path(output, index)
         started, total = time(), await asyncio.to_thread(count_rows, plan)
         spool = Spool(total)
         note = ProgressFile(output, index, spool.counts)

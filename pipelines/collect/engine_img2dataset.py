@@ -1,6 +1,6 @@
 """img2dataset's own downloader and resizer, a planned shard at a time, into our own commit. Knows no Beam.
 
-    plan/00000.parquet ─▶ a process for the shard: img2dataset's Downloader, its threads, its Resizer
+    plan/00000.plan ─▶ a process for the shard: img2dataset's Downloader, its threads, its Resizer
         ─ a pipe, a record an outcome ─▶ reasons, perceptual hash ─▶ spool ─▶ tar and rows in the order of the uids
 
 A process for the shard, because img2dataset's resizer points the descriptors of stdout and stderr at /dev/null while it
@@ -25,10 +25,10 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from gesso import images, storage
+from gesso import images
 from gesso.dataset import shards
 from gesso.dataset.img2dataset import reason_of_message
-from gesso.dataset.layout import plan_name
+from gesso.dataset.manifest import plan_path
 from gesso.dataset.progress import ProgressFile
 from gesso.dataset.records import FAILED_TO_DOWNLOAD, SUCCESS, status_of
 from gesso.dataset.shards import Outcome, Row, Spool
@@ -65,7 +65,7 @@ class Img2datasetEngine:
 
 def collect(output: str, index: int, extra: tuple[pa.Field, ...], settings: EngineSettings) -> Row:
     """One planned shard → its commit marker."""
-    plan = storage.join(output, plan_name(index))
+    plan = plan_path(output, index)
     started, total = time(), count_rows(plan)
     with (
         closing(Spool(total)) as spool,

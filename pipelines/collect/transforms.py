@@ -49,7 +49,7 @@ class JudgeRows(beam.DoFn):
 
     def process(self, unit: sources.Unit) -> Iterator[Any]:
         counts = Counter[str]()
-        for rows, rejected in sources.read(unit, self._config.columns):
+        for rows, rejected in sources.read(unit, self._config.columns, self._config.extra):
             pairs, links = plan.judge_rows(rows, self._config.captions)
             counts += rejected + links
             counts[records.ROWS_READ] += rows.num_rows + rejected.total()
@@ -60,7 +60,7 @@ class JudgeRows(beam.DoFn):
 
 
 class WritePlan(beam.PTransform):
-    """Units of tables → `plan/*.parquet` and, when all stand, `plan.json`; gives the number of shards."""
+    """Units of tables → `plan/*.plan` and, when all stand, `plan.json`; gives the number of shards."""
 
     def __init__(self, config: PlanConfig) -> None:
         super().__init__()

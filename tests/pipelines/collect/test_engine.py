@@ -49,7 +49,7 @@ def collect(folder: Path, **changes: Any) -> dict[str, Any]:
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    names = ("00000.tar", "00000.parquet", "rejected/00000.tar")
+    names = ("00000.tar", "00000.parquet", "rejected/00000.thumbnails")
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
 
 

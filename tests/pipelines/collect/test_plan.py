@@ -98,7 +98,7 @@ class TestMerge:
         rows: list[Row] = [(f"http://a.example/{n}.jpg", DOG if n % 3 else None, n) for n in range(50)]
         pairs, _ = plan.judge_rows(batch(rows), RULES)
         counts = plan.write_plan(str(tmp_path), 7, [packing.pack(pairs)], EXTRA)
-        table = pq.read_table(f"{tmp_path}/plan/00007.parquet")
+        table = pq.read_table(f"{tmp_path}/plan/00007.plan")
         assert table.schema.equals(plan_schema(EXTRA))
         assert table["key"].to_pylist() == sorted(table["key"].to_pylist())
         assert counts == Counter(links=33, caption_empty=17)
