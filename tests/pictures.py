@@ -1,0 +1,112 @@
+"""Pictures of every form for tests, made by Pillow or by hand."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from gesso.images import EXIF_ORIENTATION
+
+DATA = Path(__file__).parents[1].parent / "shared/data"
+
+CORNERS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def save(image: Image.Image, kind: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def colourful(width: int = 96, height: int = 64, block: int = 16) -> Image.Image:
+    """Blocks of even colour, which survive JPEG nearly unharmed."""
+    random = np.random.default_rng(0)
+    cells = random.integers(0, 256, (-(-height // block), -(-width // block), 3), np.uint8)
+    return Image.fromarray(cells.repeat(block, 0).repeat(block, 1)[:height, :width])
+
+
+def quarters(width: int = 64, height: int = 32) -> Image.Image:
+    """Red, green over blue, white."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    top, left = slice(0, height // 2), slice(0, width // 2)
+    pixels[:, :] = CORNERS["white"]
+    pixels[top, left], pixels[top, width // 2 :], pixels[height // 2 :, left] = list(CORNERS.values())[:3]
+    return Image.fromarray(pixels)
+
+
+def png(
+    pixels: npt.NDArray[Any], colour_type: int, interlaced: bool = False, claimed: tuple[int, int] | None = None
+) -> bytes:
+    """A PNG of 8 or 16 bits made by hand: Pillow writes neither 16-bit colour nor Adam7."""
+    height, width = pixels.shape[:2]
+    depth = 8 * pixels.dtype.itemsize
+    adam7 = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+    passes = [pixels[y::dy, x::dx] for y, x, dy, dx in adam7] if interlaced else [pixels]
+    rows = [b"\0" + row.astype(f">u{depth // 8}").tobytes() for each in passes if each.size for row in each]
+    header = struct.pack(">IIBBBBB", *(claimed or (width, height)), depth, colour_type, 0, 0, interlaced)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"".join(rows))), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
+
+
+def oriented(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    return exif
+
+
+def decoded(body: bytes) -> Pixels:
+    return np.asarray(Image.open(io.BytesIO(body)))
+
+
+def psnr(one: Pixels, other: Pixels) -> float:
+    error = np.mean((one.astype(float) - other) ** 2)
+    return float(10 * np.log10(255**2 / error)) if error else np.inf
+
+
+def photographs(most: int) -> list[Path]:
+    return sorted((DATA / "coco_val2017").rglob("*.jpg"))[:most]
+
+
+def inserted(body: bytes, marker: bytes, extra: bytes) -> bytes:
+    place = body.rindex(marker)
+    return body[:place] + extra + body[place:]
+
+
+PALETTE = colourful().quantize(64)
+FLAT = Image.new("P", (8, 8))
+FLAT.putpalette([0, 100, 200, 9, 9, 9])
+FORMS: dict[str, tuple[str, str, bytes]] = {
+    "jpeg": ("jpeg", "RGB", save(colourful(), "JPEG", quality=95)),
+    "jpeg 4:4:4": ("jpeg", "RGB", save(colourful(), "JPEG", subsampling=0, quality=95)),
+    "jpeg 4:2:2": ("jpeg", "RGB", save(colourful(), "JPEG", subsampling=1, quality=95)),
+    "jpeg progressive": ("jpeg", "RGB", save(colourful(), "JPEG", progressive=True, quality=95)),
+    "jpeg restarts": ("jpeg", "RGB", save(colourful(), "JPEG", restart_marker_rows=1, quality=95)),
+    "jpeg stored as rgb": ("jpeg", "RGB", save(colourful(), "JPEG", keep_rgb=True, quality=95)),
+    "jpeg grey": ("jpeg", "L", save(colourful().convert("L"), "JPEG", quality=95)),
+    "jpeg grey progressive": ("jpeg", "L", save(colourful().convert("L"), "JPEG", progressive=True, quality=95)),
+    "jpeg cmyk": ("jpeg", "CMYK", save(colourful().convert("CMYK"), "JPEG", quality=95)),
+    "mpo": ("jpeg", "RGB", save(colourful(), "MPO", save_all=True, append_images=[quarters()], quality=95)),
+    "png": ("png", "RGB", save(colourful(), "PNG")),
+    "png bilevel": ("png", "1", save(colourful().convert("1"), "PNG")),
+    "png grey": ("png", "L", save(colourful().convert("L"), "PNG")),
+    "png grey alpha": ("png", "LA", save(colourful().convert("LA"), "PNG")),
+    "png palette": ("png", "P", save(PALETTE, "PNG")),
+    "png alpha": ("png", "RGBA", save(colourful().convert("RGBA"), "PNG")),
+    "png interlaced": ("png", "RGB", png(np.asarray(colourful()), 2, interlaced=True)),
+    "png animated": ("png", "RGB", save(colourful(), "PNG", save_all=True, append_images=[quarters(96, 64)])),
+    "webp": ("webp", "RGB", save(colourful(), "WEBP", quality=95)),
+    "webp lossless": ("webp", "RGB", save(colourful(), "WEBP", lossless=True)),
+    "webp animated": ("webp", "RGB", save(colourful(), "WEBP", save_all=True, append_images=[quarters(96, 64)])),
+    "gif": ("gif", "P", save(PALETTE, "GIF")),
+    "gif animated": ("gif", "P", save(PALETTE, "GIF", save_all=True, append_images=[quarters(96, 64).quantize(4)])),
+}
+BODIES = [body for _, _, body in FORMS.values()]
