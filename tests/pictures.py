@@ -41,20 +41,37 @@ def quarters(width: int = 64, height: int = 32) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+def chunk(name: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG: its length, name, data and checksum."""
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def packed(samples: npt.NDArray[Any], depth: int) -> bytes:
+    """A PNG's row of samples of 1 to 16 bits, the first one in the highest bits."""
+    bits = (samples.reshape(-1, 1).astype(np.int64) >> np.arange(depth - 1, -1, -1)) & 1
+    return np.packbits(bits.astype(np.uint8)).tobytes()
+
+
 def png(
-    pixels: npt.NDArray[Any], colour_type: int, interlaced: bool = False, claimed: tuple[int, int] | None = None
+    samples: npt.NDArray[Any],
+    colour_type: int,
+    interlaced: bool = False,
+    claimed: tuple[int, int] | None = None,
+    depth: int = 0,
+    **chunks: bytes,
 ) -> bytes:
-    """A PNG of 8 or 16 bits made by hand: Pillow writes neither 16-bit colour nor Adam7."""
-    height, width = pixels.shape[:2]
-    depth = 8 * pixels.dtype.itemsize
+    """A PNG made by hand, of the bits of its array unless `depth` says fewer; `chunks` stand before the pixels.
+
+    Pillow writes neither 16-bit colour, nor Adam7, nor 2 and 4 bits of grey.
+    """
+    height, width = samples.shape[:2]
+    depth = depth or 8 * samples.dtype.itemsize
     adam7 = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
-    passes = [pixels[y::dy, x::dx] for y, x, dy, dx in adam7] if interlaced else [pixels]
-    rows = [b"\0" + row.astype(f">u{depth // 8}").tobytes() for each in passes if each.size for row in each]
+    passes = [samples[y::dy, x::dx] for y, x, dy, dx in adam7] if interlaced else [samples]
+    rows = [b"\0" + packed(row, depth) for each in passes if each.size for row in each]
     header = struct.pack(">IIBBBBB", *(claimed or (width, height)), depth, colour_type, 0, 0, interlaced)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"".join(rows))), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
-    )
+    body = chunk(b"IHDR", header) + b"".join(chunk(name.encode(), data) for name, data in chunks.items())
+    return b"\x89PNG\r\n\x1a\n" + body + chunk(b"IDAT", zlib.compress(b"".join(rows))) + chunk(b"IEND", b"")
 
 
 def oriented(orientation: int) -> Image.Exif:

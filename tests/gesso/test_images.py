@@ -1,6 +1,7 @@
 """Formats and modes as pixels, resampling, hashes, thumbnails."""
 
 import io
+import struct
 
 import numpy as np
 import numpy.typing as npt
@@ -84,6 +85,60 @@ def test_twelve_bits_are_no_image() -> None:
 def test_pixels_over_white(form: str, body: bytes, expected: tuple[int, int, int]) -> None:
     pixels = images.decode(body, images.read_header(body), 8)
     assert (pixels == expected).all(), (form, pixels[0, 0])
+
+
+def u16(*values: int) -> bytes:
+    return struct.pack(f">{len(values)}H", *values)
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize(
+    ("depth", "samples", "key", "expected"),
+    [
+        (1, [0, 1], 0, [255, 255]),
+        (1, [0, 1], 1, [0, 255]),
+        (2, [0, 1, 2, 3], 0, [255, 85, 170, 255]),
+        (2, [0, 1, 2, 3], 1, [0, 255, 170, 255]),
+        (2, [0, 1, 2, 3], 2 + 4, [0, 85, 255, 255]),  # a key's higher bits are to be ignored
+        (2, [0, 1, 2, 3], 3, [0, 85, 170, 255]),
+        (4, [0, 1, 14, 15], 0, [255, 17, 238, 255]),
+        (4, [0, 1, 14, 15], 14, [0, 17, 255, 255]),
+        (8, [0, 1, 14, 255], 14, [0, 1, 255, 255]),
+        (8, [0, 1, 14, 255], 0x700 + 14, [0, 1, 255, 255]),
+        (16, [0, 1, 0x1234, 0x1235], 0, [255, 0, 0x12, 0x12]),
+        (16, [0, 1, 0x1234, 0x1235], 0x1234, [0, 0, 255, 0x12]),
+        (16, [0, 1, 0x1234, 0x1235], 0x12, [0, 0, 0x12, 0x12]),
+    ],
+)
+def test_the_transparent_grey_of_a_png(
+    depth: int, samples: list[int], key: int, expected: list[int], interlaced: bool
+) -> None:
+    """PNG (third edition), 11.3.1.1: of tRNS as many bits count as a sample has; samples are scaled to 8 bits."""
+    rows = np.array([samples, samples[::-1]])
+    pixels = decode(png(rows, 0, interlaced, depth=depth, tRNS=u16(key)))
+    assert pixels[:, :, 0].tolist() == [expected, expected[::-1]]
+    assert (pixels == pixels[:, :, :1]).all()
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_the_transparent_colour_of_a_png_is_compared_in_all_its_bits(interlaced: bool) -> None:
+    key = (0x10FF, 0xFF00, 0x00FF)
+    samples = np.array([[key, (0x10FE, 0xFF00, 0x00FF), (0x10FF, 0xFF01, 0x00FF), (0x10FF, 0xFF00, 0x01FF)]], np.uint16)
+    pixels = decode(png(samples, 2, interlaced, tRNS=u16(*key)))
+    assert pixels.tolist() == [[[255, 255, 255], [0x10, 0xFF, 0], [0x10, 0xFF, 0], [0x10, 0xFF, 1]]]
+
+
+def test_the_transparent_colour_of_a_png_of_eight_bits() -> None:
+    pixels = decode(png(np.array([[(1, 2, 3), (1, 2, 4)]], np.uint8), 2, tRNS=u16(0x101, 2, 0x303)))
+    assert pixels.tolist() == [[[255, 255, 255], [1, 2, 4]]]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_the_transparent_entries_of_a_palette(depth: int) -> None:
+    palette = bytes([0, 100, 200, 9, 9, 9, 50, 60, 70, 1, 2, 3])[: 3 * 2**depth]
+    expected = [[204, 224, 244], [255, 255, 255], [50, 60, 70], [1, 2, 3]][: 2**depth]
+    indices = np.arange(len(expected))[None]
+    assert decode(png(indices, 3, depth=depth, PLTE=palette, tRNS=b"\x33\0")).tolist() == [expected]
 
 
 @pytest.mark.parametrize("interlaced", [False, True])
