@@ -11,6 +11,8 @@ import re
 import struct
 import threading
 import zlib
+from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import cv2
@@ -36,6 +38,10 @@ FLOATS = 1 << 20  # numbers of a thread's scratch, 4 MB: what fits a core's cach
 HASHED_ROWS = 128  # of a picture, about: the perceptual hash sees cells of 1/32
 PNG_TYPE = slice(24, 26)  # a PNG's bit depth and colour type
 START_OF_SCAN = b"\xff\xda"
+END_OF_IMAGE = b"\xff\xd9"
+MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)  # no stuffed byte, fill byte or restart
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the markers that begin a frame
+MAX_SEGMENTS = 5000  # of a JPEG: its profile fills 255 at most, a scan has two or three
 MAX_SCANS = 500  # of a progressive JPEG, as in libjpeg-turbo's own fuzzers: a scan of 75 bytes costs 29 ms at 49 MP
 
 Image.MAX_IMAGE_PIXELS = None  # ImageRules.max_pixels is the limit, told from the header before any decode
@@ -70,9 +76,23 @@ def decode(body: bytes, header: Header, least: int) -> Pixels:
     """
     if header.format == "jpeg" and len(re.findall(START_OF_SCAN, body)) > MAX_SCANS:  # a third of the time of `count`
         raise Rejected("undecodable", f"jpeg: over {MAX_SCANS} scans")
+    body = with_end(body, header)
     if header.format == "jpeg" and header.mode in ("RGB", "L"):
         return _decode_jpeg(body, header, least)
     return _decode_any(body, header)
+
+
+def with_end(body: bytes, header: Header) -> bytes:
+    """A JPEG that lacks its end marker and nothing else, with that marker; anything else as it is."""
+    if header.format != "jpeg" or body.endswith(END_OF_IMAGE) or not _lacks_end_only(body):
+        return body
+    ended = body.removesuffix(END_OF_IMAGE[:1]) + END_OF_IMAGE
+    space = "CMYK" if header.mode == "CMYK" else "RGB"
+    try:
+        simplejpeg.decode_jpeg(ended, space, min_width=1, min_height=1, min_factor=8)
+    except ValueError:
+        return body
+    return ended
 
 
 def fitted(header: Header, size: int, side: int) -> tuple[int, int]:
@@ -172,6 +192,28 @@ def _orientation(image: Image.Image) -> int:
     except BROKEN:
         return 1
     return value if value in range(1, 9) else 1
+
+
+def _lacks_end_only(body: bytes) -> bool:
+    """Whether a JPEG has no end marker, but scans that together hold every coefficient to its last bit."""
+    components, exact = b"", set()
+    for marker, segment in islice(_segments(body), MAX_SEGMENTS):
+        if marker == END_OF_IMAGE:
+            return False
+        if marker[1] in FRAMES:
+            components = segment[6::3]
+        if marker == START_OF_SCAN and len(segment) > 3 and segment[-1] & 15 == 0:
+            exact |= {(each, n) for each in segment[1:-3:2] for n in range(segment[-3], segment[-2] + 1)}
+    return exact == {(each, n) for each in components for n in range(64)} != set()
+
+
+def _segments(body: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The markers of a JPEG and what their segments hold; the pixels of a scan stand between segments."""
+    place = 2
+    while marker := MARKER.search(body, place):
+        start = marker.end()
+        place = start + int.from_bytes(body[start : start + 2])
+        yield marker[0], body[start + 2 : place]
 
 
 def _decode_jpeg(body: bytes, header: Header, least: int) -> Pixels:

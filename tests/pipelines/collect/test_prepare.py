@@ -102,7 +102,7 @@ def test_no_part_of_a_picture_is_ever_missing(form: str, rules: ImageRules) -> N
     """Cut at every length: rejected, or what is left holds every pixel of the first frame."""
     body = FORMS[form][2]
     whole = images.decode(body, images.read_header(body), 1000)
-    expected, reasons = prepared(body, rules).body, set()
+    allowed, reasons = {prepared(body, rules).body, images.encode(whole, rules.jpeg_quality)}, set()
     for cut in range(len(body)):
         try:
             picture = prepared(body[:cut], rules)
@@ -111,7 +111,7 @@ def test_no_part_of_a_picture_is_ever_missing(form: str, rules: ImageRules) -> N
             continue
         left = images.decode(body[:cut], images.read_header(body[:cut]), 1000)
         assert (left == whole).all(), f"cut at {cut} of {len(body)}"
-        assert picture.body in (body[:cut], expected)
+        assert picture.body in {body[:cut], *allowed}
     assert reasons <= {"not_an_image", "undecodable"}
 
 
@@ -119,7 +119,30 @@ def test_no_part_of_a_picture_is_ever_missing(form: str, rules: ImageRules) -> N
 def test_a_jpeg_cut_anywhere_is_rejected(form: str) -> None:
     """The cheap decode at 1/8 sees as much as a whole one."""
     body = FORMS[form][2]
-    assert {reason_of(body[:cut]) for cut in range(len(body))} == {"not_an_image", "undecodable"}
+    assert {reason_of(body[:cut]) for cut in range(len(body) - 2)} == {"not_an_image", "undecodable"}
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form.startswith("jpeg")])
+@pytest.mark.parametrize("missing", [1, 2])
+def test_a_jpeg_that_lacks_its_end_alone_is_kept_as_a_whole_one(form: str, missing: int) -> None:
+    body = FORMS[form][2]
+    whole = images.decode(body, images.read_header(body), 1000)
+    picture = prepared(body[:-missing])
+    assert picture.body == images.encode(whole, ANY_SIZE.jpeg_quality)
+    assert picture == Picture(picture.body, 96, 64, True, prepared(body).phash)
+    assert reason_of(body[:-3]) == "undecodable"
+
+
+def test_a_progressive_jpeg_that_lacks_scans_besides_its_end_is_undecodable() -> None:
+    """Each is cut where a scan is complete, so that libjpeg would take the rest for a coarser picture."""
+    body = FORMS["jpeg progressive"][2]
+    tables = [place for place in range(len(body)) if body[place : place + 2] == b"\xff\xc4"]
+    first = body.index(images.START_OF_SCAN)
+    cuts = [place for place in tables if place > first]
+    assert len(cuts) > 5
+    for cut in cuts:
+        simplejpeg.decode_jpeg(body[:cut] + images.END_OF_IMAGE)
+        assert reason_of(body[:cut]) == "undecodable"
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
