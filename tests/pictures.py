@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,65 @@ def png(
     header = struct.pack(">IIBBBBB", *(claimed or (width, height)), depth, colour_type, 0, 0, interlaced)
     body = chunk(b"IHDR", header) + b"".join(chunk(name.encode(), data) for name, data in chunks.items())
     return b"\x89PNG\r\n\x1a\n" + body + chunk(b"IDAT", zlib.compress(b"".join(rows))) + chunk(b"IEND", b"")
+
+
+# ── colour profiles, as ICC.1:2001-04 lays them out ──
+
+
+def icc(space: bytes, tags: dict[bytes, bytes], connection: bytes = b"XYZ ", kind: bytes = b"mntr") -> bytes:
+    """A profile of version 2.4 with these tags."""
+    start = 128 + 4 + 12 * len(tags)
+    table, data = [], b""
+    for name, value in tags.items():
+        table.append(struct.pack(">4sII", name, start + len(data), len(value)))
+        data += value
+    header = struct.pack(
+        ">I4sI4s4s4s12x4s28x", start + len(data), b"test", 0x02400000, kind, space, connection, b"acsp"
+    )
+    white = struct.pack(">3i", *(round(value * 65536) for value in D50))
+    return (header + white).ljust(128, b"\0") + struct.pack(">I", len(tags)) + b"".join(table) + data
+
+
+def xyz(*values: float) -> bytes:
+    return struct.pack(">4s4x3i", b"XYZ ", *(round(value * 65536) for value in values))
+
+
+def power(exponent: float) -> bytes:
+    """A curve; in a multiple of 1/256."""
+    return struct.pack(">4s4xIHH", b"curv", 1, round(256 * exponent), 0)
+
+
+def srgb_curve() -> bytes:
+    values = np.linspace(0, 1, 1024)
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    return struct.pack(">4s4xI1024H", b"curv", 1024, *np.round(linear * 65535).astype(int).tolist())
+
+
+def rgb_profile(columns: tuple[tuple[float, ...], ...], curve: bytes) -> bytes:
+    """Of red's, green's and blue's XYZ under D50."""
+    colorants = {name + b"XYZ": xyz(*column) for name, column in zip((b"r", b"g", b"b"), columns, strict=True)}
+    return icc(b"RGB ", {b"wtpt": xyz(*D50), **colorants, b"rTRC": curve, b"gTRC": curve, b"bTRC": curve})
+
+
+def grey_profile(curve: bytes) -> bytes:
+    return icc(b"GRAY", {b"wtpt": xyz(*D50), b"kTRC": curve})
+
+
+def cmyk_profile(lab: dict[tuple[int, ...], tuple[float, float, float]], other: tuple[float, float, float]) -> bytes:
+    """Of a table of two points an ink: `lab` of some of its sixteen corners, `other` of the rest."""
+    corners = [lab.get(corner, other) for corner in product((0, 1), repeat=4)]
+    grid = [round(part) for L, a, b in corners for part in (L * 652.8, (a + 128) * 256, (b + 128) * 256)]
+    identity = [round(value * 65536) for value in (1, 0, 0, 0, 1, 0, 0, 0, 1)]
+    table = struct.pack(">4s4x4B9iHH", b"mft2", 4, 3, 2, 0, *identity, 2, 2)
+    table += struct.pack(">8H", *[0, 65535] * 4) + struct.pack(">48H", *grid) + struct.pack(">6H", *[0, 65535] * 3)
+    return icc(b"CMYK", {b"wtpt": xyz(*D50), b"A2B0": table}, connection=b"Lab ", kind=b"prtr")
+
+
+D50 = (0.9642, 1.0, 0.8249)
+SRGB_COLUMNS = ((0.43607, 0.22249, 0.01392), (0.38515, 0.71687, 0.09708), (0.14307, 0.06061, 0.71410))
+P3_COLUMNS = ((0.51512, 0.24120, -0.00105), (0.29198, 0.69225, 0.04189), (0.15710, 0.06657, 0.78407))
+P3 = rgb_profile(P3_COLUMNS, srgb_curve())
+SRGB = rgb_profile(SRGB_COLUMNS, srgb_curve())
 
 
 def oriented(orientation: int) -> Image.Exif:

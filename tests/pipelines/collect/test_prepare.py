@@ -23,6 +23,8 @@ from tests.pictures import (
     BODIES,
     DATA,
     FORMS,
+    P3,
+    SRGB,
     colourful,
     decoded,
     inserted,
@@ -76,6 +78,21 @@ def test_what_fits_keeps_its_bytes() -> None:
     assert prepared(body) == Picture(
         body, 96, 64, False, images.perceptual_hash(simplejpeg.decode_jpeg(body, min_factor=8))
     )
+
+
+def test_a_jpeg_of_other_colours_does_not_fit_as_it_is() -> None:
+    body = save(Image.new("RGB", (96, 64), (185, 72, 58)), "JPEG", icc_profile=P3, quality=100)
+    picture = prepared(body)
+    assert picture.reencoded
+    assert np.abs(decoded(picture.body).astype(int) - (200, 61, 50)).max() <= 2
+    with Image.open(io.BytesIO(picture.body)) as image:
+        assert "icc_profile" not in image.info
+
+
+@pytest.mark.parametrize("profile", [SRGB, b"broken", P3[:300]])
+def test_a_jpeg_of_srgb_or_of_a_broken_profile_fits_as_it_is(profile: bytes) -> None:
+    body = save(colourful(), "JPEG", icc_profile=profile)
+    assert prepared(body).body == body
 
 
 @pytest.mark.parametrize("rules", [ANY_SIZE, SMALL], ids=["whole", "shrunk"])
