@@ -61,6 +61,11 @@ class Header(NamedTuple):
     profile: bytes = b""  # ICC; b"": sRGB
 
 
+def preload() -> None:
+    """Loads what Pillow would load at the first picture, when no file may be left to open: call it before a fetch."""
+    Image.init()
+
+
 def read_header(body: bytes) -> Header:
     """Format, size and colours without decoding a pixel. Raises Rejected(not_an_image)."""
     try:
@@ -72,7 +77,7 @@ def read_header(body: bytes) -> Header:
             profile = colour.profile_of(image.info, _space(mode) == "L")
             return Header(kind, mode, width, height, orientation, profile)
     except BROKEN as error:
-        raise Rejected("not_an_image", f"begins with {body[:16]!r}") from error
+        raise _rejection("not_an_image", f"begins with {body[:16]!r}", error) from error
 
 
 def decode(body: bytes, header: Header, least: int) -> Pixels:
@@ -257,7 +262,14 @@ def _decode_any(body: bytes, header: Header) -> Pixels:
         with Image.open(io.BytesIO(body), formats=FORMATS) as image:
             return np.asarray(rgb_on_white(_keyed(image, body) if header.format == "png" else image, to_srgb))
     except BROKEN as error:
-        raise Rejected("undecodable", f"{header.format}: {error}") from error
+        raise _rejection("undecodable", f"{header.format}: {error}", error) from error
+
+
+def _rejection(reason: str, message: str, error: Exception) -> Rejected:
+    """What a broken picture's error becomes; raises an error of the machine, which has a number, as it is."""
+    if isinstance(error, OSError) and error.errno:
+        raise error
+    return Rejected(reason, message)
 
 
 def _keyed(image: Image.Image, body: bytes) -> Image.Image:

@@ -1,7 +1,13 @@
 """Formats and modes as pixels, resampling, hashes, thumbnails."""
 
+import errno
 import io
+import os
+import pickle
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +23,7 @@ from tests.pictures import (
     DATA,
     FLAT,
     FORMS,
+    P3,
     Pixels,
     colourful,
     decoded,
@@ -29,6 +36,7 @@ from tests.pictures import (
     save,
 )
 
+ROOT = Path(__file__).parents[2]
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no {DATA}")
 
 
@@ -252,3 +260,40 @@ def test_a_thumbnail_of_damage_is_rejected() -> None:
     body = FORMS["jpeg"][2][:-100]
     with pytest.raises(Rejected, match="undecodable"):
         images.thumbnail(body, images.read_header(body), 16)
+
+
+def test_the_first_pictures_open_no_file() -> None:
+    """In a process that has used up its files; the pictures come from this one, which has loaded Pillow's plugins."""
+    bodies = [body for _, _, body in FORMS.values()]
+    bodies += [save(colourful(), kind, icc_profile=P3, exif=oriented(6)) for kind in ("JPEG", "PNG", "WEBP")]
+    code = """if True:
+        import os, pickle, resource, sys
+        bodies = pickle.load(sys.stdin.buffer)
+        from gesso import images
+        assert "PIL.WebPImagePlugin" not in sys.modules
+        images.preload()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+        for body in bodies:
+            header = images.read_header(body)
+            images.thumbnail(body, header, 16)
+        try:
+            os.open(os.devnull, os.O_RDONLY)
+        except OSError:
+            print(len(bodies))
+    """
+    ended = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(bodies), capture_output=True, cwd=ROOT)
+    assert ended.stdout.decode().split() == [str(len(bodies))], ended.stderr.decode()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES])
+def test_a_fault_of_the_machine_is_no_fault_of_the_picture(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    header = images.read_header(FORMS["png"][2])
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Image, "open", fail)
+    for work in (lambda: images.read_header(FORMS["png"][2]), lambda: images.decode(FORMS["png"][2], header, 1)):
+        with pytest.raises(OSError, match=os.strerror(number)) as caught:
+            work()
+        assert caught.value.errno == number
