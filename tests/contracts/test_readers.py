@@ -13,11 +13,11 @@ from PIL import Image
 
 from gesso import cli
 from gesso.dataset import shards
-from gesso.dataset.schemas import PLACE_FIELDS, plan_schema
+from gesso.dataset.schemas import RANGE_FIELDS, plan_schema
 from gesso.dataset.shards import Outcome
 from tests.datasets import picture, write_dataset
 
-PLACES = {field.name for field in PLACE_FIELDS}
+PLACES = {field.name for field in RANGE_FIELDS}
 
 
 @pytest.fixture(scope="module")
