@@ -29,9 +29,7 @@ def judge_rows(rows: pa.RecordBatch, rules: CaptionRules) -> tuple[pa.RecordBatc
     """Rows of `url` and `caption` (binary) and extras → planned pairs, and the count of links to fetch among them."""
     urls, captions = rows["url"].to_pylist(), rows["caption"].to_pylist()
     pairs = [plan_pair(url, caption, rules) for url, caption in zip(urls, captions, strict=True)]
-    columns = [
-        pa.array(column, field.type) for column, field in zip(zip(*pairs, strict=True), PLAN_FIELDS, strict=True)
-    ]
+    columns = [pa.array([pair[at] for pair in pairs], field.type) for at, field in enumerate(PLAN_FIELDS)]
     extras = [rows[name] for name in rows.schema.names[2:]]
     planned = pa.RecordBatch.from_arrays(columns + extras, schema=plan_schema(tuple(rows.schema)[2:]))
     return planned, Counter({PLANNED: planned["reason"].null_count})
@@ -57,7 +55,7 @@ def split(planned: pa.RecordBatch, shards: int) -> Iterator[tuple[int, bytes]]:
     shard = np.array([shard_of(key, shards) for key in planned["key"].to_pylist()], np.int64)
     order = np.argsort(shard, kind="stable")
     starts = np.flatnonzero(np.diff(shard[order], prepend=-1))
-    for part in np.split(order, starts[1:]):
+    for part in np.split(order, starts[1:]) if len(order) else ():
         yield int(shard[part[0]]), pack(planned.take(pa.array(part)))
 
 

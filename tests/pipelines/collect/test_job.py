@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -148,6 +149,30 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(
     assert not (tmp_path / "raw/manifest.json").exists()
     assert collect(table, tmp_path / "raw") == 0
     assert contents(tmp_path / "raw") == contents(collected)
+
+
+NO_ROWS: dict[str, tuple[pa.Table | str, dict[str, int]]] = {
+    "no-link.csv": ("url,caption\n,a dog here\n", {"url_missing": 1}),
+    "null.parquet": (pa.table({"url": pa.nulls(2, pa.string()), "caption": ["a dog", "a cat"]}), {"url_missing": 2}),
+    "of-null-type.parquet": (pa.table({"url": pa.nulls(3), "caption": pa.nulls(3)}), {"url_missing": 3}),
+    "malformed.jsonl": ('{"url": null, "caption": "a dog"}\n{"url": \n[1]\n', {"malformed_row": 2, "url_missing": 1}),
+    "header-alone.csv": ("url,caption\n", {}),
+    "empty.parquet": (pa.table({"url": pa.nulls(0, pa.string()), "caption": pa.nulls(0, pa.string())}), {}),
+}
+
+
+@pytest.mark.parametrize("name", NO_ROWS)
+@pytest.mark.parametrize("good", [0, 1], ids=["alone", "beside a good table"])
+def test_a_table_without_one_usable_row(web: Web, tmp_path: Path, name: str, good: int) -> None:
+    content, lost = NO_ROWS[name]
+    if isinstance(content, str):
+        (tmp_path / name).write_text(content)
+    else:
+        pq.write_table(content, tmp_path / name)
+    (tmp_path / "good.csv").write_text(f"url,caption\n{web.url('/1.jpg')},a picture of the number one\n")
+    assert collect(tmp_path / name, tmp_path / "raw", *(["--input", f"{tmp_path}/good.csv"] if good else [])) == 0
+    funnel = json.loads((tmp_path / "raw/manifest.json").read_text())["funnel"]
+    assert funnel == {"rows_read": good + sum(lost.values()), "success": good, **lost}
 
 
 class TestMistakes:
