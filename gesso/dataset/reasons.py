@@ -47,6 +47,7 @@ MEANING = {
     "url_unusable": "The link leads nowhere that can be asked: a malformed host or port.",
     "body_too_large": "The file is larger than the limit.",
     "body_incomplete": "The transfer stopped before the file was whole.",
+    "bad_response": "The server's response breaks the rules of HTTP, so that it cannot be read.",
     "disallowed": "The server forbids this use by an X-Robots-Tag header.",
     "not_an_image": "What arrived is no JPEG, PNG, WebP or GIF, often a web page in its place.",
     "undecodable": "The picture's data is damaged.",
