@@ -47,6 +47,11 @@ async def no_limit() -> None:
     """The permit for a large body, always given."""
 
 
+def load_resolver() -> None:
+    """Loads what a look-up of a name loads: in a process short of files a first one would blame the name."""
+    socket.getaddrinfo("localhost".encode("idna"), 80)
+
+
 def open_session(limits: FetchLimits, connections: OpenConnections | None = None) -> aiohttp.ClientSession:
     """A session that keeps connections open, keeps no cookies, and leaves Content-Encoding to `fetch`."""
     return aiohttp.ClientSession(

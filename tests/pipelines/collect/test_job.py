@@ -4,6 +4,7 @@ import csv
 import gzip
 import hashlib
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -149,6 +150,40 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(
     assert not (tmp_path / "raw/manifest.json").exists()
     assert collect(table, tmp_path / "raw") == 0
     assert contents(tmp_path / "raw") == contents(collected)
+
+
+def test_a_low_limit_of_open_files_costs_no_picture(tmp_path: Path) -> None:
+    """Answers are held until fifty requests wait, and 256 files may be open: fewer than the links that could be."""
+    links, waiting = 300, 50
+
+    async def hold(exchange: servers.Exchange) -> None:
+        if len(exchange.web.requests) >= waiting:
+            exchange.web.released.set()
+        await servers.held(picture(int(exchange.path[1:-4])))(exchange)
+
+    with serve({f"/{number}.jpg": hold for number in range(links)}) as web:
+        rows = [f"{web.url(path)},a picture to collect" for path in web.routes]
+        (tmp_path / "links.csv").write_text("\n".join(["url,caption", *rows]))
+        command = [sys.executable, "-m", "gesso", "collect", "--input", f"{tmp_path}/links.csv"]
+        subprocess.run(
+            [*command, "--output", f"{tmp_path}/raw", "--image_size", "32", "--min_side", "16"],
+            check=True,
+            capture_output=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)),
+        )
+        assert waiting <= web.most_at_once < 256 // 3
+    funnel = json.loads((tmp_path / "raw/manifest.json").read_text())["funnel"]
+    assert funnel == {"rows_read": links, "success": links}
+
+
+def test_without_a_network_nothing_is_written_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    port, table = servers.closed_port(), tmp_path / "links.csv"
+    rows = [f"http://127.1.0.{number}:{port}/a.jpg,a picture to collect" for number in range(1, 101)]
+    table.write_text("\n".join(["url,caption", *rows]))
+    for _ in range(2):
+        assert collect(table, tmp_path / "raw", "--shard_size", "1000") == 2
+        assert capsys.readouterr().err.strip().splitlines()[-1].startswith("gesso: no network: ")
+        assert list((tmp_path / "raw").glob("0*")) == []
 
 
 NO_ROWS: dict[str, tuple[pa.Table | str, dict[str, int]]] = {
