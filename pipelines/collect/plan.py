@@ -2,8 +2,8 @@
 
     rows ─ judge_rows ─▶ planned pairs ─ split ─▶ {shard: packed pairs} ─ shuffle ─▶ merge ─▶ plan/00000.parquet
 
-A shard is a range of uids, so that neither the input's order nor the number of workers has a say in the plan, and
-hosts mix: two links of one host stand anywhere.
+A shard is a range of uids, so that the plan depends neither on the input's order nor on the number of workers, and the
+links of one host are spread over all shards.
 """
 
 from collections import Counter
@@ -82,7 +82,7 @@ def merge(packed: Iterable[bytes], extra: tuple[pa.Field, ...]) -> tuple[pa.Tabl
 
 
 def rank(row: pa.Table) -> tuple[bool, str, str]:
-    """What decides between rows of one link: not rejected, the smaller uid, the smaller text of all fields."""
+    """A row's rank among those of its link, the least is kept: not rejected, smaller uid, smaller text of all fields."""
     fields = row.to_pylist()[0]
     return fields["reason"] is not None, fields["key"], repr(fields)
 
