@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import Image, PngImagePlugin
+from PIL import Image, MpoImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401 - else Pillow imports all of its plugins for them
 
 from gesso import colour
 from gesso.errors import Rejected
@@ -27,6 +27,15 @@ from gesso.errors import Rejected
 Pixels = npt.NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+LOADED_KINDS = (
+    ("JPEG", "RGB"),
+    ("JPEG", "CMYK"),
+    ("MPO", "RGB"),
+    ("PNG", "P"),
+    ("PNG", "RGBA"),
+    ("WEBP", "RGB"),
+    ("GIF", "P"),
+)
 EXIF_ORIENTATION = 0x0112
 # What Pillow's parsers are seen to raise on damaged files.
 BROKEN = (OSError, ValueError, SyntaxError, LookupError, EOFError, TypeError, OverflowError, struct.error, zlib.error)
@@ -61,9 +70,19 @@ class Header(NamedTuple):
     profile: bytes = b""  # ICC; b"": sRGB
 
 
-def preload() -> None:
-    """Loads what Pillow would load at the first picture, when no file may be left to open: call it before a fetch."""
-    Image.init()
+def load_codecs() -> None:
+    """Has Pillow load what it loads with the first pictures: in a process short of files they would look broken.
+
+    Reads a picture of each kind, so that it covers what `read_header` and `render` use.
+    """
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    for kind, mode in LOADED_KINDS:
+        stream = io.BytesIO()
+        image = Image.new(mode, (16, 16))
+        image.save(stream, kind, exif=exif, save_all=kind == "MPO", append_images=[image])
+        body = stream.getvalue()
+        encode(render(body, read_header(body), 8, 8), 90)
 
 
 def read_header(body: bytes) -> Header:

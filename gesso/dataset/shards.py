@@ -8,6 +8,7 @@
 The bytes of the first three depend on the links' responses alone, not on time or the order of completion.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -72,7 +73,7 @@ class Spool:
             self._sizes[2 * position], self._sizes[2 * position + 1] = len(head), len(outcome.body)
         written = os.pwrite(self._file.fileno(), record, offset)
         if written != len(record):
-            raise OSError(f"no room for {len(record)} bytes in {tempfile.gettempdir()}")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), tempfile.gettempdir())
         with self._arrived:
             self._offsets[position] = offset
             self.counts[outcome.fields["reason"] or SUCCESS] += 1

@@ -37,13 +37,13 @@ DESCRIPTION = """\
 Tables of links → filtered, reproducible webdataset shards.
 
 Flags that are not listed here go to Beam: --runner, --direct_num_workers, --direct_running_mode, …
-The same command again does what is missing; a finished collection is left as it is.
+The same command again does what is missing, and does not change a finished collection.
 """
 
 
 @dataclass(frozen=True)
 class Job:
-    """All that one collection is made of."""
+    """The settings and the input of one collection."""
 
     output: str
     tables: "tuple[Table, ...]"
@@ -81,7 +81,7 @@ def build_parser() -> Parser:
     what.add_argument("--url_column", metavar="NAME", help="column of the links, where it is not the preset's or `url`")
     what.add_argument("--caption_column", metavar="NAME", help=CAPTION_HELP)
     what.add_argument("--extra_columns", metavar="A,B", default="", help=EXTRA_HELP)
-    what.add_argument("--engine", choices=ENGINES, default="gesso", help="who fetches and resizes")
+    what.add_argument("--engine", choices=ENGINES, default="gesso", help="whose code fetches and resizes the pictures")
     add_flags(parser, "plan", PlanSettings)
     add_flags(parser, "caption rules", CaptionRules)
     add_flags(parser, "image rules", ImageRules)
@@ -104,7 +104,7 @@ def main(argv: Sequence[str]) -> int:
 
 def run(job: Job, beam_flags: list[str]) -> None:
     """Does what is missing."""
-    plan = begin(job)
+    plan = resume(job)
     shards = missing(job.output, plan) if plan else None
     if shards == [] and storage.exists(storage.join(job.output, layout.MANIFEST)):
         print(f"{job.output} is finished: nothing to do")
@@ -123,7 +123,7 @@ def warn_of_nothing(funnel: dict[str, int]) -> None:
 
 
 def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
-    """The job, its input looked into, and the flags that are Beam's."""
+    """The job, with its input's columns checked, and the flags that are Beam's."""
     given, beam_flags = jobs.parse(build_parser(), argv)
     from gesso.pipelines.collect import sources
 
@@ -152,8 +152,8 @@ def choose_columns(given: Namespace) -> "Columns":
     return replace(columns, **{name: value for name, value in chosen.items() if value is not None}, extra=extra)
 
 
-def begin(job: Job) -> dict[str, Any] | None:
-    """The plan of an output that was begun, after a check that it is this job's; None for a fresh one."""
+def resume(job: Job) -> dict[str, Any] | None:
+    """The plan of an output that was started before, after a check that it is this job's; None for a new one."""
     plan = manifest.read_plan(job.output)
     if plan:
         manifest.check_settings(plan, job.record(), job.output)
@@ -168,7 +168,7 @@ def missing(output: str, plan: dict[str, Any]) -> list[int]:
 
 
 def build(pipeline: "beam.Pipeline", job: Job, shards: list[int] | None) -> None:
-    """The whole pipeline: from the tables where `shards` is None, else from a plan that stands."""
+    """The whole pipeline: from the tables where `shards` is None, else from the plan that has been written."""
     import apache_beam as beam
 
     from gesso.pipelines import combiners

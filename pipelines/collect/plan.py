@@ -2,8 +2,8 @@
 
     rows ─ judge_rows ─▶ planned pairs ─ split ─▶ {shard: packed pairs} ─ shuffle ─▶ merge ─▶ plan/00000.plan
 
-A shard is a range of uids, so that neither the input's order nor the number of workers has a say in the plan, and
-hosts mix: two links of one host stand anywhere.
+A shard is a range of uids, so that the plan depends neither on the input's order nor on the number of workers, and the
+links of one host are spread over all shards.
 """
 
 from collections import Counter
@@ -34,9 +34,7 @@ def judge_rows(rows: pa.RecordBatch, rules: CaptionRules) -> tuple[pa.RecordBatc
     urls, captions = rows["url"].to_pylist(), rows["caption"].to_pylist()
     judged = None if rows["caption"].type == pa.null() else rules
     pairs = [plan_pair(url, caption, judged) for url, caption in zip(urls, captions, strict=True)]
-    columns = [
-        pa.array(column, field.type) for column, field in zip(zip(*pairs, strict=True), PLAN_FIELDS, strict=True)
-    ]
+    columns = [pa.array([pair[at] for pair in pairs], field.type) for at, field in enumerate(PLAN_FIELDS)]
     extras = [rows[name] for name in rows.schema.names[2:]]
     planned = pa.RecordBatch.from_arrays(columns + extras, schema=plan_schema(tuple(rows.schema)[2:]))
     return planned, Counter({PLANNED: planned["reason"].null_count})
@@ -64,7 +62,7 @@ def split(planned: pa.RecordBatch, shards: int) -> Iterator[tuple[int, bytes]]:
     shard = np.array([shard_of(key, shards) for key in planned["key"].to_pylist()], np.int64)
     order = np.argsort(shard, kind="stable")
     starts = np.flatnonzero(np.diff(shard[order], prepend=-1))
-    for part in np.split(order, starts[1:]):
+    for part in np.split(order, starts[1:]) if len(order) else ():
         yield int(shard[part[0]]), pack(planned.take(pa.array(part)))
 
 
@@ -91,7 +89,7 @@ def merge(packed: Iterable[bytes], extra: tuple[pa.Field, ...]) -> tuple[pa.Tabl
 
 
 def rank(row: pa.RecordBatch) -> tuple[bool, str, str]:
-    """What decides between rows of one link: not rejected, the smaller uid, the smaller text of all fields."""
+    """A row's rank among those of its link, the least is kept: not rejected, smaller key, smaller text."""
     fields = integral(row).to_pylist()[0]
     return fields["reason"] is not None, fields["key"], repr(fields)
 

@@ -4,6 +4,7 @@ import csv
 import gzip
 import hashlib
 import json
+import resource
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -221,6 +223,64 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(
     assert not (tmp_path / "raw/manifest.json").exists()
     assert collect(table, tmp_path / "raw") == 0
     assert contents(tmp_path / "raw") == contents(collected)
+
+
+def test_a_low_limit_of_open_files_costs_no_picture(tmp_path: Path) -> None:
+    """Answers are held until fifty requests wait, and 256 files may be open: fewer than the links that could be."""
+    links, waiting = 300, 50
+
+    async def hold(exchange: servers.Exchange) -> None:
+        if len(exchange.web.requests) >= waiting:
+            exchange.web.released.set()
+        await servers.held(picture(int(exchange.path[1:-4])))(exchange)
+
+    with serve({f"/{number}.jpg": hold for number in range(links)}) as web:
+        rows = [f"{web.url(path)},a picture to collect" for path in web.routes]
+        (tmp_path / "links.csv").write_text("\n".join(["url,caption", *rows]))
+        command = [sys.executable, "-m", "gesso", "collect", "--input", f"{tmp_path}/links.csv"]
+        subprocess.run(
+            [*command, "--output", f"{tmp_path}/raw", "--image_size", "32", "--min_side", "16"],
+            check=True,
+            capture_output=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)),
+        )
+        assert waiting <= web.most_at_once < 256 // 3
+    funnel = json.loads((tmp_path / "raw/manifest.json").read_text())["funnel"]
+    assert funnel == {"rows_read": links, "success": links}
+
+
+def test_without_a_network_nothing_is_written_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    port, table = servers.closed_port(), tmp_path / "links.csv"
+    rows = [f"http://127.1.0.{number}:{port}/a.jpg,a picture to collect" for number in range(1, 101)]
+    table.write_text("\n".join(["url,caption", *rows]))
+    for _ in range(2):
+        assert collect(table, tmp_path / "raw", "--shard_size", "1000") == 2
+        assert capsys.readouterr().err.strip().splitlines()[-1].startswith("gesso: no network: ")
+        assert list((tmp_path / "raw").glob("0*")) == []
+
+
+NO_ROWS: dict[str, tuple[pa.Table | str, dict[str, int]]] = {
+    "no-link.csv": ("url,caption\n,a dog here\n", {"url_missing": 1}),
+    "null.parquet": (pa.table({"url": pa.nulls(2, pa.string()), "caption": ["a dog", "a cat"]}), {"url_missing": 2}),
+    "of-null-type.parquet": (pa.table({"url": pa.nulls(3), "caption": pa.nulls(3)}), {"url_missing": 3}),
+    "malformed.jsonl": ('{"url": null, "caption": "a dog"}\n{"url": \n[1]\n', {"malformed_row": 2, "url_missing": 1}),
+    "header-alone.csv": ("url,caption\n", {}),
+    "empty.parquet": (pa.table({"url": pa.nulls(0, pa.string()), "caption": pa.nulls(0, pa.string())}), {}),
+}
+
+
+@pytest.mark.parametrize("name", NO_ROWS)
+@pytest.mark.parametrize("good", [0, 1], ids=["alone", "beside a good table"])
+def test_a_table_without_one_usable_row(web: Web, tmp_path: Path, name: str, good: int) -> None:
+    content, lost = NO_ROWS[name]
+    if isinstance(content, str):
+        (tmp_path / name).write_text(content)
+    else:
+        pq.write_table(content, tmp_path / name)
+    (tmp_path / "good.csv").write_text(f"url,caption\n{web.url('/1.jpg')},a picture of the number one\n")
+    assert collect(tmp_path / name, tmp_path / "raw", *(["--input", f"{tmp_path}/good.csv"] if good else [])) == 0
+    funnel = json.loads((tmp_path / "raw/manifest.json").read_text())["funnel"]
+    assert funnel == {"rows_read": good + sum(lost.values()), "success": good, **lost}
 
 
 class TestMistakes:

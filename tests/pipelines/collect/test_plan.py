@@ -56,6 +56,12 @@ class TestJudgeRows:
         ]
         assert counts == Counter(links=1)
 
+    def test_no_row_makes_no_pair_and_no_shard(self) -> None:
+        pairs, counts = plan.judge_rows(batch([]), RULES)
+        assert pairs.schema.equals(plan_schema(EXTRA))
+        assert (pairs.num_rows, counts) == (0, Counter(links=0))
+        assert list(plan.split(pairs, 3)) == []
+
     def test_reasons_stand_in_the_row(self) -> None:
         rows = [("ftp://a.example/x.jpg", DOG, 0), ("http://a.example/x.jpg", None, 0), ("not a link", DOG, 0)]
         pairs, counts = plan.judge_rows(batch(rows), RULES)
