@@ -12,7 +12,6 @@ import pickle
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,8 +23,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from gesso import images
+from gesso import images, storage
 from gesso.dedup import detector
+from gesso.dedup.model_names import SHIPPED, check_name, is_detector
 from gesso.dedup.settings import ModelSettings
 from gesso.errors import UserError
 from gesso.images import Pixels
@@ -33,7 +33,6 @@ from gesso.images import Pixels
 Vectors = npt.NDArray[np.float16]
 Identity = dict[str, Any]
 
-SHIPPED = "detector"
 RANDOM = "random"
 SEED = 0  # of random weights
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -121,9 +120,9 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 
 def open_backend(settings: ModelSettings) -> Backend:
-    name = settings.model
-    if name != SHIPPED and not name.endswith(".safetensors") and not Path(name).exists():
-        return open_clip_backend(name, settings.pretrained)
+    name = storage.plain(settings.model)
+    if not is_detector(name):
+        return open_clip_backend(name, storage.plain(settings.pretrained))
     if settings.pretrained:
         raise UserError(
             f"--pretrained {settings.pretrained} is for open_clip's models: leave it out with --model {name}"
@@ -182,10 +181,7 @@ def check_open_clip(name: str, pretrained: str) -> None:
     """Raises UserError unless open_clip has the model, and its weights exist or can be downloaded."""
     import open_clip
 
-    known = open_clip.list_models()
-    if name not in known:
-        close = ", ".join(get_close_matches(name, known, 3, 0))
-        raise UserError(f"--model {name} is not a file, a run or a model of open_clip: similar names are {close}")
+    check_name(name)
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained in tags:
         download_weights(name, pretrained)

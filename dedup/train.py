@@ -1,47 +1,58 @@
-"""`gesso train detector`: pictures → a near-duplicate detector, by InfoNCE between a picture and its altered self.
+"""`gesso train detector`: pictures → a near-duplicate detector, by InfoNCE between a picture and its altered copy.
 
     position ─ permutation of (seed, epoch) ─▶ picture ─ augment.plain ───────▶ detector ─┐
                                                        └ augment.transformed ─▶ detector ─┴─▶ similarities / 0.07
 
 Order and random numbers depend on seed and position alone, so a run that is stopped and started again, with as many
 processes, ends with the same weights (on CPU to the last bit). Several processes: `torchrun --nproc_per_node 8 -m
-gesso.cli train detector …`. b pairs of a process, B of all, D dimension.
+gesso train detector …`. b pairs of a process, B of all, D dimension.
 """
 
 import os
 import sys
-from argparse import SUPPRESS, ArgumentParser
+from argparse import SUPPRESS
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from gesso import storage
 from gesso.dedup.settings import PRESETS, DetectorConfig, Run, TrainSettings
-from gesso.flags import Formatter, add_flags, at_least, read_flags
+from gesso.errors import UserError
+from gesso.flags import Parser, add_flags, at_least, path, read_flags
 from gesso.progress import PLAIN_LINE, line
 
 if TYPE_CHECKING:
-    from gesso.dedup.trainer import Figures, Trainer
+    from gesso.dedup.trainer import Metrics, Trainer
 
 DESCRIPTION = """\
-Pictures → a near-duplicate detector (paper section 9). The same command again goes on where it stopped.
+Trains a near-duplicate detector on pictures (CLIP paper, arXiv 2103.00020, appendix C). Run the same command again to
+continue a run that was stopped.
 """
 
 
-def build_parser(preset: str = "paper") -> ArgumentParser:
-    parser = ArgumentParser("gesso train detector", description=DESCRIPTION, formatter_class=Formatter)
+def build_parser(preset: str = "paper") -> Parser:
+    parser = Parser("gesso train detector", DESCRIPTION)
     what = parser.add_argument_group("input and output")
     what.add_argument(
         "--data",
+        type=path,
         required=True,
         nargs="+",
         metavar="DIR",
         default=SUPPRESS,
         help="folders of pictures or of .tar shards",
     )
-    what.add_argument("--output", required=True, metavar="DIR", default=SUPPRESS, help="where the run goes")
-    what.add_argument("--preset", choices=tuple(PRESETS), default="paper", help="defaults of all that follows")
-    what.add_argument("--init", metavar="FILE", help="state dict that the backbone begins with")
+    what.add_argument(
+        "--output",
+        type=path,
+        required=True,
+        metavar="DIR",
+        default=SUPPRESS,
+        help="folder for checkpoint, metrics and detector",
+    )
+    what.add_argument("--preset", choices=tuple(PRESETS), default="paper", help="sets the defaults of the flags below")
+    what.add_argument("--init", type=path, metavar="FILE", help="state dict with initial weights of the backbone")
     what.add_argument("--save_every", type=int, default=100, metavar="INT", help="updates between two checkpoints")
     what.add_argument("--workers", type=int, default=1, metavar="INT", help="processes that prepare pictures")
     add_flags(parser, "detector", DetectorConfig)
@@ -51,18 +62,19 @@ def build_parser(preset: str = "paper") -> ArgumentParser:
 
 
 def parse(argv: Sequence[str]) -> Run:
-    first = ArgumentParser(add_help=False)
+    first = Parser("gesso train detector", add_help=False)
     first.add_argument("--preset", choices=tuple(PRESETS), default="paper")
     given = build_parser(first.parse_known_args(argv)[0].preset).parse_args(argv)
     at_least(1, save_every=given.save_every)
     at_least(0, workers=given.workers)
+    if not storage.is_local(given.output):
+        raise UserError(f"--output is {given.output}: give a folder of this machine, or of one that it has mounted")
     shape, training = read_flags(given, DetectorConfig), read_flags(given, TrainSettings)
-    output = given.output.rstrip("/")
-    return Run(tuple(given.data), output, given.init, shape, training, given.save_every, given.workers)
+    return Run(tuple(given.data), given.output, given.init, shape, training, given.save_every, given.workers)
 
 
 def main(argv: Sequence[str]) -> int:
-    """`gesso train detector`: trains to the last step, or until it is told to stop."""
+    """`gesso train detector`: trains to the last step, or until SIGTERM."""
     run = parse(argv)
     from gesso.dataset import kinds
     from gesso.dedup.trainer import Trainer
@@ -74,21 +86,21 @@ def main(argv: Sequence[str]) -> int:
     with processes() as group, stopping() as stop:
         trainer = Trainer(run, group)
         with closing(trainer):
-            through = train(run, trainer, lambda: group.agreed(bool(stop)))
+            finished = train(run, trainer, lambda: group.agreed(bool(stop)))
         if group.rank == 0:
-            print(f"{run.output}: {'detector written' if through else f'stopped after update {trainer.step}'}")
+            print(f"{run.output}: {'detector written' if finished else f'stopped after update {trainer.step}'}")
     return 0
 
 
 def train(run: Run, trainer: "Trainer", stop: Callable[[], bool]) -> bool:
-    """The loop: an update, its figures, now and then a checkpoint. Whether it came to the last step."""
-    begun, first = monotonic(), trainer.step
+    """The loop: updates, metrics, checkpoints. Returns whether it came to the last step."""
+    begin, first = monotonic(), trainer.step
     show = Display(run.training.steps)
     for batch in trainer.batches():
-        figures = trainer.update(batch)
-        rate = (trainer.step - first) / (monotonic() - begun)
-        trainer.note(figures, rate)
-        show(trainer.step, figures, rate)
+        metrics = trainer.update(batch)
+        rate = (trainer.step - first) / (monotonic() - begin)
+        trainer.log(metrics, rate)
+        show(trainer.step, metrics, rate)
         stopped = stop()
         if stopped or trainer.step % run.save_every == 0 or trainer.step == run.training.steps:
             trainer.save()
@@ -104,9 +116,9 @@ class Display:
     def __init__(self, steps: int) -> None:
         self._steps, self._shown = steps, -PLAIN_LINE
 
-    def __call__(self, step: int, figures: "Figures", rate: float) -> None:
+    def __call__(self, step: int, metrics: "Metrics", rate: float) -> None:
         if os.environ.get("RANK", "0") != "0" or (monotonic() - self._shown < PLAIN_LINE and step < self._steps):
             return
         self._shown = monotonic()
-        what = f"loss {figures.loss:.3f} · nearest {100 * figures.accuracy:.1f}%"
+        what = f"loss {metrics.loss:.3f} · nearest {100 * metrics.accuracy:.1f}%"
         print(f"{line(step, self._steps, 'updates', rate)} · {what}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""A detector's training: pairs in an order that the seed decides, updates, checkpoints, figures. No Beam."""
+"""A detector's training: pairs in an order that the seed decides, updates, checkpoints, metrics. No Beam."""
 
 import signal
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ LARGEST_GRADIENT = 1.0  # norm of all gradients together
 
 
 class Pair(NamedTuple):
-    """A picture and its altered self, uint8 (3, S, S), which picture it is, and how many before it were unreadable."""
+    """A picture and its altered copy, uint8 (3, S, S), which picture it is, and how many before it were unreadable."""
 
     plain: Tensor
     altered: Tensor
@@ -63,7 +63,7 @@ class Pairs(Dataset[Pair]):
         raise UserError("no picture of --data can be decoded")
 
 
-def begin_worker(_: int) -> None:
+def init_worker(_: int) -> None:
     """One thread; a SIGTERM to the whole group is the trainer's, which still needs its batch."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(1)
@@ -73,7 +73,7 @@ def planes(pixels: Pixels) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
-class Figures(NamedTuple):
+class Metrics(NamedTuple):
     """An update's measurements."""
 
     loss: float  # nats, mean over the processes
@@ -110,25 +110,25 @@ class Trainer:
     def batches(self) -> Iterator[Pair]:
         """What remains of the stream: this process's share of each batch, the fields stacked."""
         training, share = self._run.training, self._run.training.batch_size // self._group.size
-        begins = [step * training.batch_size + self._group.rank * share for step in range(self.step, training.steps)]
+        starts = [step * training.batch_size + self._group.rank * share for step in range(self.step, training.steps)]
         pairs = Pairs(self._locations, self._run.detector.image_size, training.seed)
-        positions = [list(range(begin, begin + share)) for begin in begins]
+        positions = [list(range(start, start + share)) for start in starts]
         yield from DataLoader(
             pairs,
             batch_sampler=positions,
             num_workers=self._run.workers,
-            worker_init_fn=begin_worker,
+            worker_init_fn=init_worker,
             multiprocessing_context="spawn" if self._run.workers else None,  # a fork can hang on OpenCV's threads
         )
 
-    def update(self, batch: Pair) -> Figures:
+    def update(self, batch: Pair) -> Metrics:
         """One step of AdamW on the mean loss of all processes' pairs. Raises UserError where it is not finite."""
         self._parallel.train()
         pictures = torch.cat((batch.plain, batch.altered)).to(self._group.device).float() / 255
         plain, altered = self._parallel(pictures.contiguous(memory_format=torch.channels_last)).chunk(2)
         contrast = info_nce(plain, altered, torch.as_tensor(batch.picture, device=self._group.device))
-        figures = self._mean(torch.stack((contrast.loss.detach(), contrast.accuracy)))
-        self._check("loss", figures[0])
+        means = self._mean(torch.stack((contrast.loss.detach(), contrast.accuracy)))
+        self._check("loss", means[0])
         self._optimizer.zero_grad()
         contrast.loss.backward()  # type: ignore[no-untyped-call]
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), LARGEST_GRADIENT))
@@ -138,7 +138,7 @@ class Trainer:
             parameters["lr"] = rate
         self._optimizer.step()
         self.step += 1
-        return Figures(figures[0], figures[1], rate, norm, int(torch.as_tensor(batch.rejected).sum()))
+        return Metrics(means[0], means[1], rate, norm, int(torch.as_tensor(batch.rejected).sum()))
 
     def save(self) -> None:
         """The whole state under one name; what stands there is replaced at once or not at all."""
@@ -158,10 +158,10 @@ class Trainer:
         if self._group.rank == 0:
             detector.save(self.model, self._run.detector, storage.join(self._run.output, detector.WEIGHTS))
 
-    def note(self, figures: Figures, rate: float) -> None:
-        """Figures and pairs a second, for TensorBoard."""
+    def log(self, metrics: Metrics, rate: float) -> None:
+        """Writes metrics and pairs a second to TensorBoard."""
         if self._board:
-            for name, value in {**figures._asdict(), "pairs_per_second": rate * self._run.training.batch_size}.items():
+            for name, value in {**metrics._asdict(), "pairs_per_second": rate * self._run.training.batch_size}.items():
                 self._board.add_scalar(name, value, self.step)
 
     def close(self) -> None:
@@ -194,10 +194,10 @@ class Trainer:
         self.step = state["step"]
 
 
-def step_size(step: int, training: TrainSettings) -> float:
+def step_size(step: int, settings: TrainSettings) -> float:
     """A linear rise, then half a cosine down to 0."""
-    if step < training.warmup:
-        return training.learning_rate * (step + 1) / training.warmup
+    if step < settings.warmup:
+        return settings.learning_rate * (step + 1) / settings.warmup
     return (
-        training.learning_rate * (1 + cos(pi * (step - training.warmup) / max(1, training.steps - training.warmup))) / 2
+        settings.learning_rate * (1 + cos(pi * (step - settings.warmup) / max(1, settings.steps - settings.warmup))) / 2
     )

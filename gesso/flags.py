@@ -1,11 +1,12 @@
-"""Flags made of settings: frozen dataclasses that check themselves, defined beside their owners. Standard library only.
+"""Flags made of settings: frozen dataclasses that check themselves, defined beside their owners. And those of paths.
 
-A field that has a text is a flag of the same name. Light, so that `--help` answers at once.
+A field that has a text is a flag of the same name. Standard library only, so that `--help` answers at once.
 """
 
 from argparse import (
     ArgumentDefaultsHelpFormatter,
     ArgumentParser,
+    ArgumentTypeError,
     BooleanOptionalAction,
     Namespace,
     RawDescriptionHelpFormatter,
@@ -15,6 +16,7 @@ from dataclasses import MISSING, Field, field, fields
 from difflib import get_close_matches
 from typing import Any, NoReturn, TypeVar
 
+from gesso import storage
 from gesso.errors import UserError
 
 T = TypeVar("T")
@@ -63,6 +65,13 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     """` (did you mean …?)` where a name is near one that is known, else nothing."""
     near = get_close_matches(name, list(known), 1, 0.75)
     return f" (did you mean {near[0]}?)" if near else ""
+
+
+def path(text: str) -> str:
+    """argparse's `type` of every file and folder, so that one path has one name from here on: `storage.plain`."""
+    if not text:
+        raise ArgumentTypeError("it is empty: give a path")
+    return storage.plain(text)
 
 
 def flag(default: Any, text: str) -> Any:

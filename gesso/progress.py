@@ -67,6 +67,12 @@ def watch(output: str, read_state: Callable[[], State]) -> Iterator[None]:
         display.show(read_state(), last=True)
 
 
+def announce(text: str) -> None:
+    """Says on a terminal what takes a moment before there is progress to show."""
+    if sys.stderr.isatty():
+        print(f"{text} …", file=sys.stderr, flush=True)
+
+
 class Display:
     """A bar on a terminal, else a line every ten seconds and at the end; on stderr."""
 

@@ -17,7 +17,7 @@ from gesso.dataset import export, manifest
 from gesso.dataset.kinds import RUN, Kind
 from gesso.dataset.layout import MANIFEST
 from gesso.progress import State
-from gesso.training import metrics_log
+from gesso.training import metrics_file
 from gesso.training.layout import METRICS
 
 Json = dict[str, Any]
@@ -78,7 +78,7 @@ def found(manifest: Json) -> str:
 def training(path: str) -> State:
     """A run's last update, its speed at the last record that has one, and the time that is left at that speed."""
     settings = storage.read_json(storage.join(path, RUN)).get("settings", {})
-    records = metrics_log.read(storage.join(path, METRICS))
+    records = metrics_file.read(storage.join(path, METRICS))
     step, steps = int(records[-1]["step"]) if records else 0, settings.get("steps")
     last = {name: value for record in records for name, value in record.items() if isfinite(value)}
     speed = last.get("images_per_second", 0) / settings.get("batch_size", 1)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gesso.errors import UserError
 from gesso.flags import Parser, suggestion
+from gesso.progress import announce
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -48,6 +49,7 @@ def run(
     build: "Callable[[beam.Pipeline], None]", beam_flags: list[str], watching: AbstractContextManager[None]
 ) -> None:
     """Builds and runs a pipeline to its end inside `watching`, which shows the progress."""
+    announce("loading Beam")
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner

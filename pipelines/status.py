@@ -16,7 +16,7 @@ from gesso import lock, progress, storage
 from gesso.dataset import kinds, manifest
 from gesso.dataset.kinds import SHARDS, Kind
 from gesso.dataset.records import SUCCESS, is_fetched
-from gesso.flags import Parser
+from gesso.flags import Parser, path
 from gesso.pipelines import directory_progress
 from gesso.progress import seconds
 
@@ -149,7 +149,7 @@ def build_parser() -> Parser:
     parser = Parser(
         "gesso status", "Shows the progress of a job or a training, from the files in its output directory."
     )
-    parser.add_argument("directory", help="the --output of a gesso command, or img2dataset's folder")
+    parser.add_argument("directory", type=path, help="the --output of a gesso command, or img2dataset's folder")
     parser.add_argument("--watch", action="store_true", help="refresh until it is finished; Ctrl-C ends")
     return parser
 

@@ -24,12 +24,12 @@ import pyarrow.parquet as pq
 from gesso import storage
 from gesso.dataset import kinds, layout
 from gesso.dataset.kinds import Kind
-from gesso.dataset.layout import marker_name, plan_name
+from gesso.dataset.layout import former_rejected_name, marker_name, plan_name, rejected_name
 from gesso.dataset.manifest import MARKER as MARKER_NAME
 from gesso.dataset.manifest import READERS, funnel, sizes
 from gesso.dataset.records import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, REJECTED, SUCCESS
 from gesso.errors import UserError
-from gesso.flags import Parser
+from gesso.flags import Parser, path
 from gesso.pipelines import repair, verify_export, verify_run
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ SAMPLE = ("jpg", "txt", "json")
 # What pyarrow raises for damaged files; many of its own errors, and those of invalid UTF-8, are ValueErrors.
 PARQUET_ERRORS = (pa.ArrowException, ValueError, OSError)
 REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE)
-SHARD_FILE = re.compile(r"(rejected/)?[^/]+\.(tar|parquet)|\d{5,}_stats\.json")
+SHARD_FILE = re.compile(r"[^/]+\.(tar|parquet)|rejected/[^/]+\.(thumbnails|tar)|\d{5,}_stats\.json")
 MAX_NAMED = 10  # missing shards that are listed by number
 # The fields of each kind of JSON file, with their types; the values of COUNTS must be integers.
 COUNTS = frozenset({"status_dict", "counted_only", "funnel"})
@@ -95,8 +95,13 @@ class Shard(NamedTuple):
 
     @property
     def names(self) -> tuple[str, ...]:
-        ours = (f"rejected/{self.stem}.tar",) if self.files is not None else ()
+        ours = (self._rejected,) if self.files is not None else ()
         return (f"{self.stem}.tar", f"{self.stem}.parquet", *ours)
+
+    @property
+    def _rejected(self) -> str:
+        former = former_rejected_name(int(self.stem))
+        return former if former in (self.files or {}) else rejected_name(int(self.stem))
 
 
 class HashingReader:
@@ -404,8 +409,8 @@ def shards_of_plan(output: str, present: dict[str, int], problems: list[str]) ->
     shards = gesso_shards(output, present, problems)
     if plan:
         missing = [index for index in range(plan["shards"]) if marker_name(index) not in present]
-        planned = storage.sizes(storage.join(output, "plan"))
-        problems += [f"{plan_name(index)}: missing" for index in missing if f"{index:05d}.parquet" not in planned]
+        planned = {name.partition(".")[0] for name in storage.sizes(storage.join(output, "plan"))}
+        problems += [f"{plan_name(index)}: missing" for index in missing if f"{index:05d}" not in planned]
         problems.append(missing_shards(missing, plan["shards"]))
     return [shard for shard in shards if shard.marker]
 
@@ -503,7 +508,7 @@ def build_parser() -> Parser:
         "Checks every file of a dataset: size, checksum, and that tars, rows, markers and manifest agree. "
         "Of a training, that checkpoints and metrics can be read.",
     )
-    parser.add_argument("directory", help="the --output of a gesso command, or img2dataset's folder")
+    parser.add_argument("directory", type=path, help="the --output of a gesso command, or img2dataset's folder")
     parser.add_argument(
         "--repair", action="store_true", help="remove what is damaged, after a yes; the same command makes it again"
     )

@@ -12,7 +12,7 @@ from typing import Any
 from gesso import storage
 from gesso.dataset.kinds import RUN, Kind
 from gesso.errors import UserError
-from gesso.training import metrics_log
+from gesso.training import metrics_file
 from gesso.training.layout import METRICS
 
 Advance = Callable[[int], None]  # called with a number of bytes
@@ -51,7 +51,7 @@ def check_json(path: str) -> str:
 
 def check_metrics(path: str) -> str:
     try:
-        metrics_log.read(path)
+        metrics_file.read(path)
     except UserError as error:
         return str(error).removeprefix(f"{path}: ")
     return ""

@@ -1,5 +1,6 @@
 """Small collected datasets for tests, written by the code that writes real ones, without a network."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +69,12 @@ def write_dataset(folder: Path, count: int = 2, links: int = 20, *, finished: bo
     if finished:
         manifest.finish(output)
     return output
+
+
+def rename_as_before(folder: Path) -> None:
+    """Gives a dataset the names that gesso used before December 2026."""
+    for name in ("rejected", "plan"):
+        for path in (folder / name).glob("*.*"):
+            path.rename(path.with_suffix(".tar" if name == "rejected" else ".parquet"))
+    for path in folder.glob("*.json"):
+        path.write_text(re.sub(r"(rejected/\d+)\.thumbnails", r"\1.tar", path.read_text()))

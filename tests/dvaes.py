@@ -1,4 +1,4 @@
-"""Small dVAEs for tests: a checkpoint of one that never learnt, and one whose codes are plain to see."""
+"""Small dVAEs for tests: a checkpoint of an untrained one, and one whose codes are known."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -25,13 +25,13 @@ def write_dvae(path: Path, seed: int = 0, config: DvaeConfig = CONFIG) -> str:
 
 
 class Plain:
-    """Codes are the first red value of each 8×8 pixels, times 256: the faces of `DVAE` that encoding needs."""
+    """Codes are the first red value of each 8×8 pixels, times 256: the part of `DVAE` that encoding needs."""
 
     def __init__(self, config: DvaeConfig = LARGEST) -> None:
         self.config = config
         self.batches: list[int] = []
 
-    def codes(self, pixels: Tensor) -> Tensor:
+    def encode(self, pixels: Tensor) -> Tensor:
         assert pixels.dtype == torch.uint8
         self.batches.append(len(pixels))
         return pixels[:, ::8, ::8, 0].long() * 256

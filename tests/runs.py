@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from gesso.training import metrics_log
+from gesso.training import metrics_file
 
 PICTURES = sorted((Path(__file__).parents[1] / "examples/pictures/files").glob("animal-*.jpg"))
 STEPS, EVERY, EVALUATED = 2_000, 10, 200  # updates, updates between records and between evaluations
@@ -27,7 +27,7 @@ def write_run(
     random = np.random.default_rng(0)
     for step in range(EVERY, until + 1, EVERY):
         evaluated = evaluation(step, vocabulary, share) if step % EVALUATED == 0 else {}
-        metrics_log.append(str(folder / "metrics.jsonl"), step, training(step, vocabulary, random) | evaluated)
+        metrics_file.append(str(folder / "metrics.jsonl"), step, training(step, vocabulary, random) | evaluated)
         if pictures and evaluated:
             write_evaluation(folder / f"evaluations/{step:07d}", step, vocabulary, share)
     if until >= EVALUATED:

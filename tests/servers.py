@@ -202,6 +202,16 @@ def reset_after(data: bytes) -> Behaviour:
     return behave
 
 
+def raw(data: bytes, *, keep: bool = True) -> Behaviour:
+    """The bytes as they are, head included; then the connection is kept for another request or closed."""
+
+    async def behave(exchange: Exchange) -> None:
+        exchange.keep = keep
+        await exchange.send(data)
+
+    return behave
+
+
 async def garbage(exchange: Exchange) -> None:
     """Something that is no HTTP."""
     exchange.keep = False

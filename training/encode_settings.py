@@ -1,4 +1,4 @@
-"""How pictures are encoded. Light: no torch."""
+"""Settings of `gesso encode`. Light: no torch."""
 
 import os
 from dataclasses import asdict, dataclass
@@ -15,12 +15,12 @@ def cores() -> int:
 
 @dataclass(frozen=True)
 class EncodeSettings:
-    """What decides the codes besides the dVAE, and how much a process does at once."""
+    """What decides the codes besides the dVAE, and how a process computes them."""
 
-    views: int = flag(4, "crops of each picture that are encoded, each by random numbers of its own")
-    seed: int = flag(0, "decides the crops")
-    batch_size: int = flag(8, "pictures of one forward pass, each with all its views")
-    threads: int = flag(cores, "decoding threads, and on a CPU forward passes at a time")
+    views: int = flag(4, "random crops of each picture to encode")
+    seed: int = flag(0, "seed of the crops")
+    batch_size: int = flag(8, "pictures of one forward pass, each with all its crops")
+    threads: int = flag(cores, "decoding threads, and on a CPU also forward passes at a time")
     device: str = flag("auto", "auto (CUDA where there is one), cpu or cuda")
 
     def __post_init__(self) -> None:
@@ -30,5 +30,5 @@ class EncodeSettings:
 
     def record(self) -> dict[str, int]:
         """What decides the codes; device and threads may change."""
-        told = asdict(self)
-        return {name: told[name] for name in ("views", "seed", "batch_size")}
+        settings = asdict(self)
+        return {name: settings[name] for name in ("views", "seed", "batch_size")}

@@ -1,8 +1,8 @@
-"""A shard of an export → captions and grids of codes: decoding beside the forward passes, files, marker. No Beam.
+"""Encodes a shard of an export into captions and grids of codes: decoding, forward passes, files, marker. No Beam.
 
     rows ─ threads read, decode, crop ─▶ batches, always cut at the same places ─ dVAE ─▶ in the order of the tar
 
-    train/00000.npy           uint16 (n, views, g, g): the likeliest code of each 8×8 pixels, no noise (paper section 3)
+    train/00000.npy           uint16 (n, views, g, g): the likeliest code of each 8×8 pixels, no noise
     train/00000.parquet       key and caption of each, in the same order
     train/00000_stats.json    the commit marker, written last: counts, pictures left out, sizes, checksums
 
@@ -49,12 +49,12 @@ Codes = npt.NDArray[np.uint16]
 COLUMNS = ("key", "caption", "image_offset", "image_bytes")
 CAPTIONS = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("key", "caption")])
 MOST_CODES = 1 << 16  # uint16
-AHEAD = 2  # batches that wait for the device beside those that threads decode
-BEAT = 1.0  # seconds between two notes on a shard's progress
+PREFETCH = 2  # decoded batches that wait for the device
+NOTE_EVERY = 1.0  # seconds between two notes on a shard's progress
 
 
 class Target(NamedTuple):
-    """A shard to encode; of its split the list of all shards may be left out."""
+    """A shard to encode; its split may come without the list of all shards."""
 
     split: Split
     shard: Shard
@@ -89,10 +89,10 @@ def codes_name(index: int) -> str:
 
 
 def device_of(name: str) -> torch.device:
-    """The device of a `--device`: of several GPUs torchrun's processes take one each. Raises UserError."""
+    """The device for `--device`; torchrun's processes take one GPU each. Raises UserError."""
     cuda = torch.cuda.is_available()
     if name == "cuda" and not cuda:
-        raise UserError("--device is cuda: there is none here, give cpu")
+        raise UserError("--device is cuda: there is no CUDA device here, give cpu")
     return (
         torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda and name != "cpu" else torch.device("cpu")
     )
@@ -102,7 +102,7 @@ def check_fits(dvae: DVAE) -> None:
     """Raises UserError where a code needs more than 16 bits."""
     if dvae.config.vocabulary > MOST_CODES:
         has = f"--dvae has {dvae.config.vocabulary:,} codes"
-        raise UserError(f"{has}, and grids hold codes of 16 bits: give one of at most {MOST_CODES:,}")
+        raise UserError(f"{has}, and grids hold codes of 16 bits: give a dVAE with at most {MOST_CODES:,}")
 
 
 def open_model(path: str, settings: EncodeSettings) -> DVAE:
@@ -113,15 +113,15 @@ def open_model(path: str, settings: EncodeSettings) -> DVAE:
 
 
 def open_same(path: str, settings: EncodeSettings, identity: Row) -> DVAE:
-    """The dVAE of a plan. Raises UserError where another lies here under its path."""
+    """The dVAE of a plan. Raises UserError where the one at `path` on this machine is another."""
     dvae = open_model(path, settings)
     if identity_of(dvae) != identity:
-        raise UserError(f"a worker finds another dVAE in {path} than the launcher: give all the same weights")
+        raise UserError(f"the dVAE in {path} differs between this worker and the launcher: give all the same weights")
     return dvae
 
 
 def identity_of(dvae: DVAE) -> Row:
-    """What tells a dVAE from others, as it comes back from a file."""
+    """`DVAE.identity` as it is read back from JSON."""
     return dict(json.loads(json.dumps(dvae.identity())))
 
 
@@ -132,22 +132,22 @@ def encode_shard(split: Split, shard: Shard, dvae: DVAE, settings: EncodeSetting
     is left out and counted by its reason. Raises UserError where tar or rows are not the manifest's, and where the disk
     is full.
     """
-    started, folder, counts, beat = time(), storage.join(output, split.split), Counter[str](), monotonic()
+    started, folder, counts, noted = time(), storage.join(output, split.split), Counter[str](), monotonic()
     note, whole = ProgressFile(folder, shard.index, counts), Encoded([], [], [])
     with closing(encoded(split, shard, dvae, settings)) as batches:
         for batch in batches:
             whole.add(batch)
             counts.update(batch.counts())
-            if monotonic() - beat > BEAT:
+            if monotonic() - noted > NOTE_EVERY:
                 note.write()
-                beat = monotonic()
+                noted = monotonic()
     grid = dvae.config.image_size // FACTOR
     codes = np.concatenate([np.empty((0, settings.views, grid, grid), np.uint16), *whole.codes])
     try:
         marker = marker_of(whole, write(folder, shard.index, whole.rows, codes), started, settings)
         storage.write_json(storage.join(folder, marker_name(shard.index)), marker)
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}): the same command goes on with it") from error
+        raise UserError(f"{folder} cannot be written ({error.strerror}): run the command again to continue") from error
     note.remove()
     return marker
 
@@ -167,7 +167,7 @@ def encoded(split: Split, shard: Shard, dvae: DVAE, settings: EncodeSettings) ->
                 batch = rows[start : start + settings.batch_size]
                 preparing = decoders.submit(prepare, batch, split, shard, dvae.config.image_size, settings)
                 pending.append(device.submit(forward, preparing, dvae, settings))
-                if len(pending) == settings.threads + forwards + AHEAD:
+                if len(pending) == settings.threads + forwards + PREFETCH:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
@@ -215,7 +215,7 @@ def forward(preparing: "Future[Prepared]", dvae: DVAE, settings: EncodeSettings)
     if not prepared.views:
         return Encoded([], [], prepared.rejected)
     pixels = torch.from_numpy(np.concatenate(prepared.views)).to(device_of(settings.device))
-    codes = dvae.codes(pixels).cpu().numpy().astype(np.uint16)
+    codes = dvae.encode(pixels).cpu().numpy().astype(np.uint16)
     return Encoded(prepared.rows, [codes.reshape(-1, settings.views, *codes.shape[1:])], prepared.rejected)
 
 

@@ -1,4 +1,4 @@
-"""The names of a training run's files below its directory. Imports nothing."""
+"""Names of the files of a training run. Imports nothing."""
 
 RECORD = "run.json"
 METRICS = "metrics.jsonl"

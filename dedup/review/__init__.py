@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gesso import storage
 from gesso.errors import UserError
-from gesso.flags import Parser
+from gesso.flags import Parser, path
 
 if TYPE_CHECKING:
     from gesso.dedup.decision import Decision
@@ -46,11 +46,13 @@ def main(argv: Sequence[str]) -> int:
 def build_parser() -> Parser:
     made = Parser("gesso review", DESCRIPTION)
     user = os.environ.get("USER") or os.environ.get("LOGNAME") or ""
-    made.add_argument("directory", metavar="DIR", help="the --output of `gesso match`")
+    made.add_argument("directory", type=path, metavar="DIR", help="the --output of `gesso match`")
     made.add_argument("--port", type=int, default=PORT, metavar="INT", help="port on 127.0.0.1; 0: any free port")
     made.add_argument("--no-serve", action="store_true", help="write DIR/review and exit")
     made.add_argument("--threshold", type=float, metavar="FLOAT", help="set the decision's threshold and exit")
-    made.add_argument("--import", dest="import_file", metavar="FILE", help="import an exported decision.json and exit")
+    made.add_argument(
+        "--import", type=path, dest="import_file", metavar="FILE", help="import an exported decision.json and exit"
+    )
     made.add_argument("--who", default=user, metavar="NAME", help="name of who decides")
     return made
 

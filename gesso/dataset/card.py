@@ -5,10 +5,13 @@ The front matter follows Hugging Face's card metadata (hub-docs, datasetcard.md)
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gesso.dataset.layout import DROPPED, LEFT_OUT, MANIFEST, SPLITS
 from gesso.dataset.records import ROWS_READ, SUCCESS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Json = dict[str, Any]
 
@@ -68,8 +71,11 @@ LIMITS = """\
 """
 
 
-def render(plan: Json, bytes_of: Mapping[str, int]) -> str:
-    """README.md of a planned export; `bytes_of`: bytes of each split's files."""
+def render(plan: Json, bytes_of: Mapping[str, int], schema: "pa.Schema | None") -> str:
+    """README.md of a planned export; `bytes_of` has the bytes of each split's files.
+
+    `schema` has the columns that KEY.json may have; None where img2dataset wrote it.
+    """
     sections = {
         "Splits": splits(plan, bytes_of),
         "Sources": sources(plan),
@@ -81,7 +87,7 @@ def render(plan: Json, bytes_of: Mapping[str, int]) -> str:
         "Known limits": LIMITS,
     }
     body = "\n".join(f"## {title}\n\n{text.strip()}\n" for title, text in sections.items())
-    return f"{front_matter(plan)}\n# Image-text pairs\n\n{opening(plan)}\n\n{body}"
+    return f"{front_matter(plan, schema)}\n# Image-text pairs\n\n{opening(plan)}\n\n{body}"
 
 
 def opening(plan: Json) -> str:
@@ -93,7 +99,7 @@ def opening(plan: Json) -> str:
     )
 
 
-def front_matter(plan: Json) -> str:
+def front_matter(plan: Json, schema: "pa.Schema | None") -> str:
     """The YAML block that hubs read; strings are quoted as in JSON, which is valid YAML."""
     fields: Json = {
         "pretty_name": "Image-text pairs, collected by gesso",
@@ -109,6 +115,10 @@ def front_matter(plan: Json) -> str:
     for split in SPLITS:
         if plan["samples"][split]:
             lines += [f"  - split: {split}", f"    path: {json.dumps(f'{split}/*.tar')}"]
+    if schema is not None:
+        from gesso.dataset import features
+
+        lines.append(features.yaml_line(schema))
     return "\n".join(["---", *lines, "---", ""])
 
 
@@ -156,8 +166,13 @@ def splits(plan: Json, bytes_of: Mapping[str, int]) -> str:
 
 def sources(plan: Json) -> str:
     rows = [(f"`{item['path']}`", item.get("kind", "table of links"), checksums(item)) for item in plan["input"]]
-    rows += [(f"`{item['path']}`", "table of links", f"{item['bytes']:,} bytes") for item in plan["source_input"]]
+    rows += [(f"`{table_name(item)}`", "table of links", checksums(item)) for item in plan["source_input"]]
     return table(("what", "kind", "identified by"), rows)
+
+
+def table_name(item: Json) -> str:
+    """Without the folder, which plans of gesso before December 2026 have."""
+    return str(item["name"] if "name" in item else item["path"].rpartition("/")[2])
 
 
 def checksums(item: Json) -> str:

@@ -65,7 +65,7 @@ class Collection:
 
 def open_collection(path: str) -> Collection:
     """Raises UserError where the directory holds no shards, is unfinished, or has files missing or of a wrong size."""
-    path = path.rstrip("/")
+    path = storage.plain(path)
     present = manifest.sizes(path)
     if MANIFEST in present:
         read, sha256 = read_manifest(path)

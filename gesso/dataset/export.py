@@ -16,14 +16,17 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gesso import progress, storage
 from gesso.dataset import card, manifest
-from gesso.dataset.layout import CARD, DROPPED, LEFT_OUT, MANIFEST, SPLITS
+from gesso.dataset.layout import CARD, DROPPED, LEFT_OUT, MANIFEST, SPLITS, rows_name
 from gesso.dataset.progress import ShardsProgress
 from gesso.errors import UserError
 from gesso.progress import State
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Json = dict[str, Any]
 
@@ -123,12 +126,28 @@ def finish(output: str) -> None:
     bytes_of = Counter[str]()
     for entry in shards:
         bytes_of[entry["split"]] += sum(item["bytes"] for item in entry["files"].values())
-    written = {CARD: write_text(output, CARD, card.render(plan, bytes_of))}
+    written = {CARD: write_text(output, CARD, card.render(plan, bytes_of, source_schema(output, plan)))}
     if plan["overlaps"]:
         written[LEFT_OUT] = write_text(output, LEFT_OUT, card.left_out(plan["overlaps"]))
     if plan["dropped"]:
         written[DROPPED] = plan["dropped"]
     storage.write_json(storage.join(output, MANIFEST), build_manifest(plan, shards, written))
+
+
+def source_schema(output: str, plan: Json) -> "pa.Schema | None":
+    """The columns of the collection's rows, whose fields KEY.json has; None where img2dataset collected them."""
+    if not plan["source_settings"]:
+        return None
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from gesso.dataset.schemas import RANGE_FIELDS
+
+    first = targets(plan)[0]
+    with storage.open_input(storage.join(output, first.split, rows_name(first.number))) as stream:
+        found = pq.read_schema(stream)
+    places = {field.name for field in RANGE_FIELDS}
+    return pa.schema([field for field in found if field.name not in places])
 
 
 def entry_of(marker: Json) -> Json:

@@ -1,14 +1,25 @@
-"""The names of a dataset's files, relative to its directory. Imports nothing."""
+"""The names of a dataset's files relative to its directory. Imports nothing.
+
+What is no sample and no row of a dataset is not called .tar or .parquet, so that whoever reads `**/*.tar` below a
+directory gets samples alone.
+"""
 
 PLAN = "plan.json"
 MANIFEST = "manifest.json"
 SPLITS = ("train", "validation")  # of an export; each is a folder of shards
 DROPPED = "dropped.parquet"
 CARD = "README.md"
+NOTES = ".progress"  # the folder of how far shards under way are
 LEFT_OUT = "coco_overlap.json"
 
 
 def plan_name(index: int) -> str:
+    """A parquet file."""
+    return f"plan/{index:05d}.plan"
+
+
+def former_plan_name(index: int) -> str:
+    """As it was called before December 2026."""
     return f"plan/{index:05d}.parquet"
 
 
@@ -21,6 +32,12 @@ def rows_name(index: int) -> str:
 
 
 def rejected_name(index: int) -> str:
+    """A tar."""
+    return f"rejected/{index:05d}.thumbnails"
+
+
+def former_rejected_name(index: int) -> str:
+    """As it was called before December 2026."""
     return f"rejected/{index:05d}.tar"
 
 
@@ -29,7 +46,7 @@ def marker_name(index: int) -> str:
 
 
 def progress_name(index: int) -> str:
-    return f".progress/{index:05d}.json"
+    return f"{NOTES}/{index:05d}.json"
 
 
 def embedding_name(index: int) -> str:

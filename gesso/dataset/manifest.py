@@ -13,7 +13,16 @@ from importlib.metadata import version
 from typing import Any
 
 from gesso import storage
-from gesso.dataset.layout import MANIFEST, PLAN
+from gesso.dataset.layout import (
+    CARD,
+    MANIFEST,
+    NOTES,
+    PLAN,
+    former_plan_name,
+    former_rejected_name,
+    plan_name,
+    rows_name,
+)
 from gesso.dataset.records import PLANNED, REPEATS, ROWS_READ, SUCCESS
 from gesso.errors import UserError
 from gesso.flags import differences
@@ -37,6 +46,12 @@ def versions(engine: str) -> dict[str, str]:
 def read_plan(output: str) -> Json | None:
     path = storage.join(output, PLAN)
     return storage.read_json(path) if storage.exists(path) else None
+
+
+def plan_path(output: str, index: int) -> str:
+    """Where the planned pairs of a shard stand."""
+    former = storage.join(output, former_plan_name(index))
+    return former if storage.exists(former) else storage.join(output, plan_name(index))
 
 
 def plan_record(record: Json, planned: Counter[str], rows: Counter[str], shards: int) -> Json:
@@ -82,8 +97,8 @@ def committed(output: str, known: frozenset[int] = frozenset()) -> dict[int, Jso
 
 def progress_counts(output: str, committed: frozenset[int]) -> list[Counter[str]]:
     """The counts of shards that are being written (dataset/progress.py; on local disks alone)."""
-    found = map(PROGRESS_FILE.fullmatch, storage.sizes(storage.join(output, ".progress")))
-    paths = [storage.join(output, ".progress", match[0]) for match in found if match and int(match[1]) not in committed]
+    found = map(PROGRESS_FILE.fullmatch, storage.sizes(storage.join(output, NOTES)))
+    paths = [storage.join(output, NOTES, match[0]) for match in found if match and int(match[1]) not in committed]
     return [counts for counts in map(read_progress_file, paths) if counts]
 
 
@@ -107,17 +122,34 @@ def clear_unfinished_plan(output: str) -> None:
 
 
 def finish(output: str) -> None:
-    """Writes the manifest when every shard of the plan is committed; removes temporary files of killed runs."""
+    """Writes card and manifest when every shard of the plan is committed; removes temporary files of killed runs."""
     plan = read_plan(output)
     assert plan is not None, output
     markers = committed(output)
     missing = [index for index in range(plan["shards"]) if index not in markers]
     if missing:
         raise RuntimeError(f"{output}: shards {missing[:10]} are not committed")
+    listed = {name for marker in markers.values() for name in marker["files"]}
+    former = {former_rejected_name(index) for index in markers} - listed
     for name in sizes(output):
-        if LEFT_BEHIND.search(name):
+        if LEFT_BEHIND.search(name) or name in former:
             storage.remove(storage.join(output, name))
+    for note in storage.files(storage.join(output, NOTES)):
+        storage.remove(note.path)
+    write_card(output, funnel(plan, markers.values()))
     storage.write_json(storage.join(output, MANIFEST), build_manifest(plan, markers))
+
+
+def write_card(output: str, counted: Json) -> None:
+    """The dataset card, with the types of the first shard's rows, which are those of all."""
+    import pyarrow.parquet as pq
+
+    from gesso.dataset import collection_card
+
+    with storage.open_input(storage.join(output, rows_name(0))) as stream:
+        schema = pq.read_schema(stream)
+    with storage.write_whole(storage.join(output, CARD)) as stream:
+        stream.write(collection_card.render(counted, schema).encode())
 
 
 def is_whole(marker: Json, present: dict[str, int]) -> bool:
@@ -152,9 +184,27 @@ def build_manifest(plan: Json, markers: dict[int, Json]) -> Json:
 def check_settings(plan: Json, record: Json, output: str) -> None:
     """Raises UserError with every difference where an output was started with other settings or other input."""
     old, new = ({**side["settings"], "input": side["input"]} for side in (plan, record))
+    if same_tables(plan["input"], record["input"]):
+        old["input"] = new["input"]
     changed = differences(old, new)
     if changed:
         raise UserError(
             f"{output} was begun with other settings: {'; '.join(changed)}; "
             "give the old ones to go on, or another --output to begin anew"
         )
+
+
+def same_tables(old: list[Json], new: list[Json]) -> bool:
+    """Whether two inputs are the same tables of links, wherever they stand: by name, size and hash.
+
+    plan.json of gesso before December 2026 has paths and no hashes: name and size decide there.
+    """
+    if not all("ends_sha256" in item for item in new):
+        return False
+    hashed = all("ends_sha256" in item for item in old)
+
+    def known_by(item: Json) -> tuple[str, int, str]:
+        name = item["name"] if "name" in item else item["path"].rpartition("/")[2]
+        return name, item["bytes"], item["ends_sha256"] if hashed else ""
+
+    return sorted(map(known_by, old)) == sorted(map(known_by, new))

@@ -47,6 +47,7 @@ MEANING = {
     "url_unusable": "The link cannot be requested: its host or port is malformed.",
     "body_too_large": "The file is larger than the limit.",
     "body_incomplete": "The transfer stopped before the file was whole.",
+    "bad_response": "The server's response breaks the rules of HTTP, so that it cannot be read.",
     "disallowed": "The server forbids this use by an X-Robots-Tag header.",
     "not_an_image": "The file is not a JPEG, PNG, WebP or GIF; often it is a web page.",
     "undecodable": "The picture's data is damaged.",

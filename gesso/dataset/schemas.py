@@ -74,7 +74,7 @@ RESERVED = frozenset(field.name for field in (*PLAN_FIELDS, *ROW_FIELDS))
 
 
 def plan_schema(extra: tuple[pa.Field, ...] = ()) -> pa.Schema:
-    """Columns of `plan/00000.parquet`: one planned pair a row, then the input's extra columns."""
+    """Columns of `plan/00000.plan`: one planned pair a row, and the input's extra columns behind."""
     return pa.schema([*PLAN_FIELDS, *extra])
 
 

@@ -1,13 +1,14 @@
 """One shard on disk: reproducible tar, rows, commit marker. No Beam, no pictures decoded.
 
-    00000.tar           the kept samples in the order of their keys: KEY.jpg KEY.txt KEY.json
-    00000.parquet       a row for every link, kept or not, in the same order
-    rejected/00000.tar  thumbnails of some pictures that a rule rejected, for people to look at
-    00000_stats.json    the commit marker, written last: counts, sizes and checksums of the three above
+    00000.tar                  the kept samples in the order of their keys: KEY.jpg KEY.txt KEY.json
+    00000.parquet              a row for every link, kept or not, in the same order
+    rejected/00000.thumbnails  a tar: small pictures of some that a rule rejected, for people to look at
+    00000_stats.json           the commit marker, written last: counts, sizes and checksums of the three above
 
 The bytes of the first three depend on the links' responses alone, not on time or the order of completion.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -24,9 +25,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gesso import storage
+from gesso.dataset.json_values import json_rows, typed
 from gesso.dataset.layout import marker_name, rejected_name, rows_name, tar_name
 from gesso.dataset.records import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, REJECTED, SUCCESS, status_of
-from gesso.dataset.schemas import ROW_FIELDS, row_schema
+from gesso.dataset.schemas import PLAN_FIELDS, ROW_FIELDS, row_schema
 
 Row = dict[str, Any]
 
@@ -38,6 +40,7 @@ NAME_BYTES, SIZE_DIGITS = 100, 11  # of a header's fields
 EMPTY_HEADER = tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT)
 EMPTY_CHECKSUM = int(EMPTY_HEADER[148:154], 8)  # of all bytes, the checksum's own as blanks
 EMPTY_ROW: Row = {field.name: None for field in ROW_FIELDS}
+PLAN_NAMES = [field.name for field in PLAN_FIELDS]
 
 
 class Outcome(NamedTuple):
@@ -70,7 +73,7 @@ class Spool:
             self._sizes[2 * position], self._sizes[2 * position + 1] = len(head), len(outcome.body)
         written = os.pwrite(self._file.fileno(), record, offset)
         if written != len(record):
-            raise OSError(f"no room for {len(record)} bytes in {tempfile.gettempdir()}")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), tempfile.gettempdir())
         with self._arrived:
             self._offsets[position] = offset
             self.counts[outcome.fields["reason"] or SUCCESS] += 1
@@ -142,10 +145,11 @@ class TarWriter:
         self._stream.write(b"".join((tar_header(name, len(body)), body, b"\0" * (-len(body) % BLOCK))))
 
     def add_sample(self, row: Row, body: bytes) -> None:
-        """A row's picture, caption and fields as adjacent members: webdataset's form of a sample."""
+        """A row's picture, caption and fields, side by side as webdataset wants them; no field without a type."""
+        fields = json.dumps(typed(row), ensure_ascii=False, allow_nan=False)
         self.add(f"{row['key']}.jpg", body)
         self.add(f"{row['key']}.txt", row["caption"].encode())
-        self.add(f"{row['key']}.json", json.dumps(row, ensure_ascii=False, default=str).encode())
+        self.add(f"{row['key']}.json", fields.encode())
 
     def end(self) -> None:
         padding = b"\0" * (-(self._stream.bytes + len(END_OF_TAR)) % tarfile.RECORDSIZE)
@@ -172,15 +176,13 @@ def write_shard(
         kept, rejected = TarWriter(streams[0]), TarWriter(streams[2])
         schema, counts = row_schema(extra), Counter[str]()
         with pq.ParquetWriter(streams[1], schema, compression="zstd") as writer:
-            for rows, bodies in iter_rows(plan, take):
-                for row, body in zip(rows, bodies, strict=True):
-                    reason = row["reason"] or SUCCESS
-                    if reason == SUCCESS:
-                        kept.add_sample(row, body)
-                    elif body and counts[reason] < EXAMPLES_PER_REASON:
-                        rejected.add_sample(row, body)
-                    counts[reason] += 1
-                writer.write_batch(pa.RecordBatch.from_pylist(rows, schema))
+            for pairs, outcomes in iter_rows(plan, take):
+                rows = rows_of(pairs, outcomes)
+                extras = json_rows(pairs.select([field.name for field in extra]))
+                add_samples(kept, rejected, rows, extras, outcomes, counts)
+                found = pa.RecordBatch.from_pylist(rows, row_schema())
+                columns = [*found.columns, *(pairs[field.name].cast(field.type) for field in extra)]
+                writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
         kept.end()
         rejected.end()
     return {name: stream.summary() for name, stream in zip(names, streams, strict=True)}, counts
@@ -188,18 +190,43 @@ def write_shard(
 
 def iter_rows(
     plan: Iterable[pa.RecordBatch], take: Callable[[int], Outcome]
-) -> Iterator[tuple[list[Row], list[bytes]]]:
-    """Rows of planned pairs with their outcomes, and the outcomes' bytes, a batch at a time."""
+) -> Iterator[tuple[pa.RecordBatch, list[Outcome]]]:
+    """The planned pairs with what became of them, a batch at a time."""
     position = 0
     for batch in plan:
-        pairs = batch.to_pylist()
-        outcomes = [
-            take(position + row) if pair["reason"] is None else Outcome({"status": REJECTED, "reason": pair["reason"]})
-            for row, pair in enumerate(pairs)
-        ]
-        position += len(pairs)
-        rows = [{**EMPTY_ROW, **pair, **outcome.fields} for pair, outcome in zip(pairs, outcomes, strict=True)]
-        yield rows, [outcome.body for outcome in outcomes]
+        reasons = batch["reason"].to_pylist()
+        yield (
+            batch,
+            [
+                take(position + row) if reason is None else Outcome({"status": REJECTED, "reason": reason})
+                for row, reason in enumerate(reasons)
+            ],
+        )
+        position += len(reasons)
+
+
+def rows_of(pairs: pa.RecordBatch, outcomes: list[Outcome]) -> list[Row]:
+    """The rows without the extra columns."""
+    planned = pairs.select(PLAN_NAMES).to_pylist()
+    return [{**EMPTY_ROW, **pair, **outcome.fields} for pair, outcome in zip(planned, outcomes, strict=True)]
+
+
+def add_samples(
+    kept: TarWriter,
+    rejected: TarWriter,
+    rows: list[Row],
+    extras: list[Row],
+    outcomes: list[Outcome],
+    counts: Counter[str],
+) -> None:
+    """Adds each kept picture, and the first few of each reason; counts the reasons."""
+    for row, more, outcome in zip(rows, extras, outcomes, strict=True):
+        reason = row["reason"] or SUCCESS
+        if reason == SUCCESS:
+            kept.add_sample({**row, **more}, outcome.body)
+        elif outcome.body and counts[reason] < EXAMPLES_PER_REASON:
+            rejected.add_sample({**row, **more}, outcome.body)
+        counts[reason] += 1
 
 
 def commit(output: str, index: int, written: Row, counts: Counter[str], started: float, ended: float) -> Row:

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from gesso.pipelines.collect.language import is_english
+from gesso.pipelines.collect.language import fold, is_english
 from gesso.pipelines.collect.settings import CaptionRules
 
 EMPTY = "caption_empty"
@@ -37,12 +37,17 @@ class Judged(NamedTuple):
 
 
 def judge(raw: bytes | str | None, rules: CaptionRules) -> Judged:
-    """Decode `raw`, clean it and apply the rules, the cheap ones first. Never raises."""
-    text, garbled = decode(raw)
-    if garbled:
+    """Decode `raw`, clean it and apply the rules, the cheap ones first. Never raises.
+
+    The rules read typographic quotes and dashes as plain ones (`fold`); the caption that is kept has its own.
+    """
+    text, undecodable = decode(raw)
+    if undecodable:
         return Judged(text, UNDECODABLE)
     if len(text) > RAW_PER_CHAR * rules.max_chars:
         return Judged(text, TOO_LONG)
+    if is_garbled(strip_markup(text)):
+        return Judged(text, UNDECODABLE)
     caption = clean(text)
     if caption is None:
         return Judged(text, BOILERPLATE)
@@ -54,8 +59,6 @@ def reject_reason(caption: str, rules: CaptionRules) -> str | None:
     """Why `caption`, cleaned, is rejected; None: it is kept."""
     if not caption:
         return EMPTY
-    if is_garbled(caption):
-        return UNDECODABLE
     if is_boilerplate(caption):
         return BOILERPLATE
     words = words_of(caption)
@@ -71,7 +74,10 @@ def reject_reason(caption: str, rules: CaptionRules) -> str | None:
 # ── decoding ──
 
 SURROGATE = re.compile("[\ud800-\udfff]")
-GARBLED = re.compile("[\ufffd\x00-\x08\x0e-\x1f\x7f-\x9f\ue000-\uf8ff]")  # replaced, control, private use
+GARBLED = re.compile(  # replaced, control and private characters and what is none in Unicode; \x1c and \x85 are spaces
+    "[\ufffd\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f"
+    "\ue000-\uf8ff\U000f0000-\U0010ffff\ufff9-\ufffb\ufdd0-\ufdef\ufffe\uffff]"
+)
 
 
 def decode(raw: bytes | str | None) -> tuple[str, bool]:
@@ -103,11 +109,12 @@ HTML_TAGS = (
 TAG_FORM = rf"<(?:/\s?)?(?:{HTML_TAGS})(?:\s[^<>]*|/)?(?:>|$)"
 TAG = re.compile(TAG_FORM, re.I)
 TAG_BEFORE_MARK = re.compile(rf"{TAG_FORM}(?=[,.:;!?)])", re.I)
-INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]")  # but not the joiners
+INVISIBLE = re.compile("[\u00ad\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]")  # but not the joiners of emoji
+PARTING = re.compile("[\u200b\ufffc]")  # a space of no width, and the place of an object within the text
 
 
 def clean(text: str) -> str | None:
-    """`text` without markup, invisible characters and boilerplate ends; None where these have no end."""
+    """`text` without markup, boilerplate ends, and characters that nobody sees; None where these have no end."""
     for _ in range(PASSES):
         tidied = tidy(text)
         cleaned = cut(tidied)
@@ -118,10 +125,11 @@ def clean(text: str) -> str | None:
 
 
 def tidy(text: str) -> str:
-    """Markup stripped, NFC, one space between words."""
+    """Markup, garbled and invisible characters stripped, NFC, one space between words."""
     text = strip_markup(text)
-    if not text.isascii():
-        text = unicodedata.normalize("NFC", INVISIBLE.sub("", text))
+    if not (text.isascii() and text.isprintable()):
+        seen = INVISIBLE.sub("", GARBLED.sub("", PARTING.sub(" ", text)))
+        text = unicodedata.normalize("NFC", seen)
     return " ".join(unquote(text).split())
 
 
@@ -271,6 +279,7 @@ def is_boilerplate(caption: str) -> bool:
     """Whether nothing in it speaks of a picture: a date stamp, a file name, a camera, a price, a placeholder."""
     if not has_word(caption):
         return True
+    caption = fold(caption)
     if len(caption) > WHOLE_CHARS:
         return BARE_LINK.fullmatch(caption) is not None
     return NO_SCALING.fullmatch(caption.lower()) is not None
@@ -336,7 +345,7 @@ CUTS = tuple((trigger, patterns) for triggers, patterns in TRIGGERED for trigger
 
 def cut(caption: str) -> str:
     """`caption` without boilerplate at its ends; as it is where no word would remain: then it is boilerplate alone."""
-    lowered = caption.lower()
+    lowered = fold(caption).lower()
     for trigger, patterns in CUTS:
         if trigger in lowered:
             caption = cut_ends(caption, patterns)
@@ -346,8 +355,9 @@ def cut(caption: str) -> str:
 def cut_ends(caption: str, patterns: tuple[re.Pattern[str], ...]) -> str:
     """`caption` without what these match, as long as a word remains."""
     for pattern in patterns:
-        shorter = pattern.sub("", caption).strip()
-        caption = shorter if has_word(shorter) else caption
+        if found := pattern.search(fold(caption)):
+            shorter = (caption[: found.start()] + caption[found.end() :]).strip()
+            caption = shorter if has_word(shorter) else caption
     return caption
 
 

@@ -1,6 +1,6 @@
-"""One planned shard → one committed shard: fetching beside decoding. One engine a process; knows no Beam.
+"""One planned shard → one committed shard: fetches and decodes at the same time. One engine a process; no Beam.
 
-plan/00000.parquet ─▶ hundreds of requests in flight on one event loop ─▶ a thread a core decodes, hashes, encodes
+plan/00000.plan ─▶ hundreds of requests in flight on one event loop ─▶ a thread a core decodes, hashes, encodes
                           ─▶ spool, by position ─▶ one thread writes tar and rows in the order of the uids
 """
 
@@ -24,22 +24,27 @@ from aiohttp import ClientSession
 
 from gesso import images, storage
 from gesso.dataset import shards
-from gesso.dataset.layout import plan_name
+from gesso.dataset.manifest import plan_path
 from gesso.dataset.progress import ProgressFile
 from gesso.dataset.records import SUCCESS, status_of
 from gesso.dataset.schemas import PLAN_FIELDS
 from gesso.dataset.shards import Outcome, Spool
-from gesso.errors import Rejected
+from gesso.errors import Rejected, UserError
 from gesso.images import Header
+from gesso.machine import local_fault, raise_file_limit
 from gesso.pipelines.collect import prepare
-from gesso.pipelines.collect.fetch import fetch, open_session
+from gesso.pipelines.collect.connection import OpenConnections
+from gesso.pipelines.collect.fetch import fetch, load_resolver, open_session
+from gesso.pipelines.collect.outage import UNREACHED, OutageDetector
 from gesso.pipelines.collect.settings import EngineSettings, ImageRules
 
 WAITING_THREADS = 64  # for name look-ups, which block, and for the shards' writers
+OTHER_FILES = 48  # that a process opens beside its connections: plans, spools, files of two shards, notes
 LARGE_BODIES = 16  # bodies over fetch.LARGE_BODY in memory at a time
 THUMBNAIL = 192  # pixels, long side of a rejected picture's sample
 PLAN_ROWS = 1024  # planned pairs in memory at a time
-BEAT = 1.0  # seconds between two notes on a shard's progress
+FILES_PER_LINK = 3
+NOTE_INTERVAL = 1.0  # seconds between two notes on a shard's progress
 
 Written = tuple[shards.Row, Counter[str]]
 
@@ -71,50 +76,63 @@ class FirstOfEach:
 
 
 class Slots:
-    """So many links may be in flight. They come back in handfuls: to wake the loop for each costs much of a request."""
+    """Permits for links in flight. They are released in batches: to wake the loop for each costs much of a request."""
 
     def __init__(self, count: int, loop: asyncio.AbstractEventLoop) -> None:
         self._free = asyncio.Semaphore(count)
         self._loop = loop
-        self._handful = max(1, count // 16)
-        self._back = 0
+        self._batch = max(1, count // 16)
+        self._released = 0
         self._lock = threading.Lock()
 
-    async def take(self) -> None:
+    async def acquire(self) -> None:
         await self._free.acquire()
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """From any thread."""
         with self._lock:
-            self._back += 1
-            if self._back < self._handful:
+            self._released += 1
+            if self._released < self._batch:
                 return
-            back, self._back = self._back, 0
-        self._loop.call_soon_threadsafe(self._release, back)
+            count, self._released = self._released, 0
+        self._loop.call_soon_threadsafe(self._release, count)
 
-    def _release(self, back: int) -> None:
-        for _ in range(back):
+    def _release(self, count: int) -> None:
+        for _ in range(count):
             self._free.release()
 
 
-class Leave:
-    """Leave to hold a large body, asked for once at most and given back at the end."""
+class LargeBodyPermit:
+    """A permit to hold a large body, acquired once at most and released at the end."""
 
-    def __init__(self, gate: asyncio.Semaphore) -> None:
-        self._gate = gate
+    def __init__(self, permits: asyncio.Semaphore) -> None:
+        self._permits = permits
         self.held = False
 
-    async def ask(self) -> None:
+    async def acquire(self) -> None:
         if not self.held:
-            await self._gate.acquire()
+            await self._permits.acquire()
             self.held = True
 
-    async def __aenter__(self) -> "Leave":
+    async def __aenter__(self) -> "LargeBodyPermit":
         return self
 
     async def __aexit__(self, *_: object) -> None:
         if self.held:
-            self._gate.release()
+            self._permits.release()
+
+
+def share_files(files: int, concurrency: int) -> tuple[int, OpenConnections]:
+    """How many links may be in flight, and how many connections may stay open, where so many files can be opened.
+
+    A link opens two at a time, for a look-up or for two addresses that are tried at once. A third of the files is left
+    for connections that are kept. Raises UserError where the files do not suffice for one link.
+    """
+    files -= OTHER_FILES
+    if files < FILES_PER_LINK:
+        raise UserError(f"too few files may be opened: raise `ulimit -n` by {FILES_PER_LINK - files} or more")
+    in_flight = min(concurrency, files // FILES_PER_LINK)
+    return in_flight, OpenConnections(files - 2 * in_flight)
 
 
 class GessoEngine:
@@ -123,27 +141,40 @@ class GessoEngine:
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
         cv2.setNumThreads(1)  # a picture a thread: OpenCV's own threads would only get in the way
+        images.load_codecs()
+        load_resolver()
+        concurrency, self._connections = share_files(raise_file_limit(), settings.concurrency)
+        self._outage = OutageDetector()
         self._decoders = ThreadPoolExecutor(settings.decode_threads, "decode")
         self._large = asyncio.Semaphore(LARGE_BODIES)
         self._loop = asyncio.new_event_loop()
-        self._slots = Slots(settings.concurrency, self._loop)
+        self._slots = Slots(concurrency, self._loop)
         self._loop.set_default_executor(ThreadPoolExecutor(WAITING_THREADS, "wait"))
         threading.Thread(target=self._loop.run_forever, name="fetch", daemon=True).start()
         weakref.finalize(self, self._loop.call_soon_threadsafe, self._loop.stop)
 
     def submit(self, output: str, index: int, extra: tuple[pa.Field, ...]) -> "Future[shards.Row]":
-        """Begins shard `index` of the plan under `output`; the future holds its marker once it is committed."""
+        """Starts shard `index` of the plan under `output`; the future holds its marker once it is committed."""
         return asyncio.run_coroutine_threadsafe(self._collect(output, index, extra), self._loop)
 
     async def _collect(self, output: str, index: int, extra: tuple[pa.Field, ...]) -> shards.Row:
-        plan = storage.join(output, plan_name(index))
+        """Raises UserError for a fault of this machine: its shard is not committed."""
+        try:
+            return await self._collect_shard(output, index, extra)
+        except Exception as error:
+            if fault := local_fault(error):
+                raise fault from error
+            raise
+
+    async def _collect_shard(self, output: str, index: int, extra: tuple[pa.Field, ...]) -> shards.Row:
+        plan = plan_path(output, index)
         started, total = time(), await asyncio.to_thread(count_rows, plan)
         spool = Spool(total)
         note = ProgressFile(output, index, spool.counts)
         writing = asyncio.to_thread(shards.write_shard, output, index, read_plan(plan), spool.take, extra)
         fetching = self._fetch_all(links(read_plan(plan)), spool)
         try:
-            async with beating(note):
+            async with noting(note):
                 written, counts = await both(fetching, writing, spool)
         finally:
             spool.close()
@@ -153,29 +184,33 @@ class GessoEngine:
 
     async def _fetch_all(self, planned: Iterator[Link], spool: Spool) -> None:
         samples = FirstOfEach(shards.EXAMPLES_PER_REASON)
-        async with open_session(self._settings.limits) as session, asyncio.TaskGroup() as group:
+        async with open_session(self._settings.limits, self._connections) as session, asyncio.TaskGroup() as group:
             for link in planned:
-                await self._slots.take()
+                await self._slots.acquire()
                 group.create_task(self._one(session, link, spool, samples))
 
     async def _one(self, session: ClientSession, link: Link, spool: Spool, samples: FirstOfEach) -> None:
-        """Fetches a link and leaves its body to a decoding thread, which gives the slot back."""
+        """Fetches a link and leaves its body to a decoding thread, which releases the slot."""
         decoding: Future[None] | None = None
+        request, reached = self._outage.start(link.url), None
         try:
-            async with Leave(self._large) as leave:
-                body = await fetch(session, link.url, self._settings.limits, leave.ask)
+            async with LargeBodyPermit(self._large) as permit:
+                body = await fetch(session, link.url, self._settings.limits, permit.acquire)
+                reached = True
                 decoding = self._decoders.submit(examine_into, spool, link, body, self._settings.rules, samples)
                 decoding.add_done_callback(partial(self._decoded, spool))
-                if leave.held:
+                if permit.held:
                     await asyncio.wrap_future(decoding)
         except Rejected as rejection:
+            reached = was_reached(rejection.reason)
             spool.put(link.position, Outcome(failure(rejection)))
         finally:
             if decoding is None:
-                self._slots.give_back()
+                self._slots.release()
+            self._outage.end(request, reached)
 
     def _decoded(self, spool: Spool, decoding: "Future[None]") -> None:
-        self._slots.give_back()
+        self._slots.release()
         error = decoding.exception()
         if error:
             spool.fail(error)
@@ -187,7 +222,7 @@ def examine_into(spool: Spool, link: Link, body: bytes, rules: ImageRules, sampl
 
 
 def examine(body: bytes, rules: ImageRules, wants: Callable[[str], bool]) -> Outcome:
-    """What a downloaded body is worth: a picture to keep, or a reason, with a thumbnail where `wants(reason)`."""
+    """What a downloaded body is: a picture to keep, or a reason, with a thumbnail where `wants(reason)`."""
     fields: shards.Row = {"sha256": hashlib.sha256(body).hexdigest(), "original_bytes": len(body)}
     try:
         header = images.read_header(body)
@@ -214,11 +249,25 @@ def sample_of(body: bytes, header: Header, rules: ImageRules) -> bytes:
         return b""
     try:
         return images.thumbnail(body, header, THUMBNAIL)
-    except Rejected:
+    except Rejected as rejection:
+        raise_local_fault(rejection)
         return b""
 
 
+def was_reached(reason: str) -> bool | None:
+    """Whether a server has answered where a link failed so; None where none was asked."""
+    return None if reason == "url_unusable" else reason not in UNREACHED
+
+
+def raise_local_fault(rejection: Rejected) -> None:
+    """Raises UserError where a picture was taken for broken because of a fault of this machine."""
+    if fault := local_fault(rejection):
+        raise fault from rejection
+
+
 def failure(rejection: Rejected) -> shards.Row:
+    """A row's fields for a rejection. Raises UserError where the cause is a fault of this machine."""
+    raise_local_fault(rejection)
     return {
         "status": status_of(rejection.reason),
         "reason": rejection.reason,
@@ -234,26 +283,26 @@ async def both(fetching: Awaitable[None], writing: Awaitable[Written], spool: Sp
     if error:
         spool.fail(error)
         fetch_task.cancel()
-        await asyncio.wait({fetch_task, write_task})
+        await asyncio.gather(fetch_task, write_task, return_exceptions=True)
         raise error
     return write_task.result()
 
 
 @asynccontextmanager
-async def beating(note: ProgressFile) -> AsyncIterator[None]:
+async def noting(note: ProgressFile) -> AsyncIterator[None]:
     """Notes the progress every second while the body runs."""
 
-    async def beat() -> None:
+    async def write_notes() -> None:
         while True:
             await asyncio.to_thread(note.write)
-            await asyncio.sleep(BEAT)
+            await asyncio.sleep(NOTE_INTERVAL)
 
-    task = asyncio.ensure_future(beat())
+    task = asyncio.ensure_future(write_notes())
     try:
         yield
     finally:
         task.cancel()
-        await asyncio.wait([task])
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def count_rows(path: str) -> int:

@@ -1,6 +1,6 @@
 """img2dataset's own downloader and resizer, a planned shard at a time, into our own commit. Knows no Beam.
 
-    plan/00000.parquet ─▶ a process for the shard: img2dataset's Downloader, its threads, its Resizer
+    plan/00000.plan ─▶ a process for the shard: img2dataset's Downloader, its threads, its Resizer
         ─ a pipe, a record an outcome ─▶ reasons, perceptual hash ─▶ spool ─▶ tar and rows in the order of the uids
 
 A process for the shard, because img2dataset's resizer points the descriptors of stdout and stderr at /dev/null while it
@@ -25,15 +25,15 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from gesso import images, storage
+from gesso import images
 from gesso.dataset import shards
 from gesso.dataset.img2dataset import reason_of_message
-from gesso.dataset.layout import plan_name
+from gesso.dataset.manifest import plan_path
 from gesso.dataset.progress import ProgressFile
 from gesso.dataset.records import FAILED_TO_DOWNLOAD, SUCCESS, status_of
 from gesso.dataset.shards import Outcome, Row, Spool
 from gesso.errors import Rejected, UserError
-from gesso.pipelines.collect.engine import BEAT, count_rows, read_plan
+from gesso.pipelines.collect.engine import NOTE_INTERVAL, count_rows, read_plan
 from gesso.pipelines.collect.settings import EngineSettings
 
 SHARDS_AT_ONCE = 2  # one shard's start and slowest links are the other's time
@@ -59,13 +59,13 @@ class Img2datasetEngine:
         self._shards = ThreadPoolExecutor(SHARDS_AT_ONCE, "img2dataset")
 
     def submit(self, output: str, index: int, extra: tuple[pa.Field, ...]) -> "Future[Row]":
-        """Begins shard `index` of the plan under `output`; the future holds its marker once it is committed."""
+        """Starts shard `index` of the plan under `output`; the future holds its marker once it is committed."""
         return self._shards.submit(collect, output, index, extra, self._settings)
 
 
 def collect(output: str, index: int, extra: tuple[pa.Field, ...], settings: EngineSettings) -> Row:
     """One planned shard → its commit marker."""
-    plan = storage.join(output, plan_name(index))
+    plan = plan_path(output, index)
     started, total = time(), count_rows(plan)
     with (
         closing(Spool(total)) as spool,
@@ -121,7 +121,7 @@ def fill(process: "subprocess.Popen[bytes]", planned: int, spool: Spool, note: P
         for position, found, body in results(pipe):
             outcome = judge(found, body)
             spool.put(position, outcome)
-            if monotonic() - noted > BEAT:
+            if monotonic() - noted > NOTE_INTERVAL:
                 noted = monotonic()
                 note.write()
     done = spool.counts.total()
@@ -130,7 +130,7 @@ def fill(process: "subprocess.Popen[bytes]", planned: int, spool: Spool, note: P
 
 
 def pass_failure_on(spool: Spool, filling: "Future[None]") -> None:
-    """Ends the writer's waiting for outcomes that will not come."""
+    """Fails the writer, which waits for outcomes that will not come."""
     error = filling.exception()
     if error:
         spool.fail(error)
@@ -146,7 +146,7 @@ def results(pipe: IO[bytes]) -> Iterator[tuple[int, Row, bytes]]:
 
 
 def judge(found: Row, body: bytes) -> Outcome:
-    """img2dataset's row and picture in our words."""
+    """img2dataset's row and picture as an outcome of ours."""
     message = found.pop("error_message")
     if found["status"] == SUCCESS:
         reencoded = hashlib.sha256(body).hexdigest() != found["sha256"]
@@ -156,7 +156,7 @@ def judge(found: Row, body: bytes) -> Outcome:
 
 
 def reason_of(found: Row, message: str) -> str:
-    """Our reason for a failure that img2dataset tells in `message`."""
+    """Our reason for a failure that img2dataset describes in `message`."""
     reason = reason_of_message(message)
     if found["status"] == FAILED_TO_DOWNLOAD:
         return reason or "connection"
@@ -176,8 +176,8 @@ def hash_of(body: bytes) -> str | None:
 # From here on: what runs in the shard's process.
 
 
-class Describing:
-    """img2dataset's resizer, which also notes what it was given, for columns that img2dataset has not."""
+class DescribingResizer:
+    """img2dataset's resizer, which also records its input, for columns that img2dataset does not have."""
 
     def __init__(self, resizer: Any) -> None:
         self._resizer = resizer
@@ -203,19 +203,19 @@ def format_of(body: bytes) -> str | None:
 class PipeWriter:
     """A sample writer of img2dataset's kind; its arguments after the first two are img2dataset's and of no use."""
 
-    def __init__(self, pipe: IO[bytes], resizer: Describing, *_: Any) -> None:
+    def __init__(self, pipe: IO[bytes], resizer: DescribingResizer, *_: Any) -> None:
         self._pipe = pipe
         self._resizer = resizer
 
     def write(self, body: bytes | None, key: str, caption: None, meta: Row) -> None:
-        told = ("status", "error_message", "width", "height", "original_width", "original_height")
+        names = ("status", "error_message", "width", "height", "original_width", "original_height")
         described = {} if meta["status"] == FAILED_TO_DOWNLOAD else self._resizer.described
-        found = {name: meta[name] for name in told} | described
+        found = {name: meta[name] for name in names} | described
         try:
             pickle.dump((meta["position"], found, body or b""), self._pipe)
             self._pipe.flush()
         except BrokenPipeError:
-            os._exit(1)  # nobody listens; img2dataset would swallow the exception and go on with the next link
+            os._exit(1)  # the reader is gone; img2dataset would swallow the exception and go on with the next link
 
     def close(self) -> None:
         """The process's end closes the pipe."""
@@ -231,7 +231,7 @@ def open_downloader(folder: str, total: int, settings: EngineSettings, pipe: IO[
     from img2dataset.resizer import Resizer
 
     rules, limits = settings.rules, settings.limits
-    resizer = Describing(
+    resizer = DescribingResizer(
         Resizer(
             image_size=rules.image_size,
             resize_mode="keep_ratio",
@@ -254,7 +254,7 @@ def open_downloader(folder: str, total: int, settings: EngineSettings, pipe: IO[
         timeout=limits.deadline,
         number_sample_per_shard=max(1, total),
         oom_shard_count=5,
-        compute_hash=None,  # Describing has it, also for what is not kept
+        compute_hash=None,  # DescribingResizer has it, also for what is not kept
         verify_hash_type=None,
         encode_format="jpg",
         retries=limits.retries,

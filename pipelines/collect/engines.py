@@ -1,4 +1,4 @@
-"""The two ways to collect a planned shard, behind one face: ours, and img2dataset's own code."""
+"""The interface of the engines, which collect a planned shard: gesso's own, and img2dataset's code."""
 
 from concurrent.futures import Future
 from typing import Protocol
@@ -13,11 +13,11 @@ class Engine(Protocol):
     """Collects planned shards; one a process."""
 
     def submit(self, output: str, index: int, extra: tuple[pa.Field, ...]) -> "Future[Row]":
-        """Begins a shard of the plan under `output`; the future holds its commit marker."""
+        """Starts a shard of the plan under `output`; the future holds its commit marker."""
 
 
 def open_engine(name: str, settings: EngineSettings) -> Engine:
-    """`gesso` or `img2dataset`; what the other one needs is not imported."""
+    """The engine `gesso` or `img2dataset`; what the other one needs is not imported."""
     if name == "img2dataset":
         from gesso.pipelines.collect.engine_img2dataset import Img2datasetEngine
 

@@ -1,5 +1,6 @@
 """`gesso collect`: tables of links → committed webdataset shards, one Beam pipeline for every runner."""
 
+import sys
 from argparse import SUPPRESS, Namespace
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -7,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from gesso import storage
 from gesso.dataset import kinds, layout, manifest
-from gesso.flags import Parser, add_flags, read_flags
+from gesso.dataset.reasons import meaning
+from gesso.dataset.records import ROWS_READ, SUCCESS
+from gesso.flags import Parser, add_flags, path, read_flags
 from gesso.lock import lock
 from gesso.pipelines import jobs
 from gesso.pipelines.collect.settings import CaptionRules, EngineSettings, FetchLimits, ImageRules, PlanSettings
@@ -21,21 +24,30 @@ if TYPE_CHECKING:
 
 PRESETS = ("laion", "coyo", "datacomp", "conceptual-captions", "yfcc100m")
 ENGINES = ("gesso", "img2dataset")
-INPUT_HELP = "tables of links: parquet, CSV, TSV or JSONL, plain or .gz .bz2 .zst .xz, here or on a Beam filesystem"
+INPUT_HELP = (
+    "tables of links: parquet, CSV, TSV, JSON (an object a line, or an array) or .txt (a link a line), "
+    "plain or .gz .bz2 .zst .xz"
+)
+CAPTION_HELP = (
+    "column of the captions, where it is not the preset's or `caption`; '' where the tables have none, like .txt: "
+    "no caption rule applies then, and KEY.txt is empty"
+)
+EXTRA_HELP = "columns that travel to the shards; one with a name of gesso's own, such as width, travels as table_width"
 DESCRIPTION = """\
 Tables of links → filtered, reproducible webdataset shards.
 
 Flags that are not listed here go to Beam: --runner, --direct_num_workers, --direct_running_mode, …
-The same command again does what is missing; a finished collection is left as it is.
+The same command again does what is missing, and does not change a finished collection.
 """
 
 
 @dataclass(frozen=True)
 class Job:
-    """All that one collection is made of."""
+    """The settings and the input of one collection."""
 
     output: str
     tables: "tuple[Table, ...]"
+    identities: tuple[dict[str, Any], ...]  # name, size and hash of each
     columns: "Columns"
     extra: "tuple[pa.Field, ...]"
     captions: CaptionRules
@@ -48,21 +60,28 @@ class Job:
         columns = {name: value for name, value in asdict(self.columns).items() if name in ("url", "caption", "extra")}
         settings = {**columns, **asdict(self.captions), **asdict(self.engine.rules), **asdict(self.plan)}
         settings |= {"extra": list(self.columns.extra), "engine": self.engine_name}
-        return {"settings": settings, "input": [{"path": table.path, "bytes": table.size} for table in self.tables]}
+        return {"settings": settings, "input": list(self.identities)}
 
 
 def build_parser() -> Parser:
     parser = Parser("gesso collect", DESCRIPTION)
     what = parser.add_argument_group("input and output")
     what.add_argument(
-        "--input", required=True, nargs="+", action="extend", metavar="GLOB", default=SUPPRESS, help=INPUT_HELP
+        "--input",
+        type=path,
+        required=True,
+        nargs="+",
+        action="extend",
+        metavar="GLOB",
+        default=SUPPRESS,
+        help=INPUT_HELP,
     )
-    what.add_argument("--output", required=True, metavar="DIR", default=SUPPRESS, help="where the shards go")
+    what.add_argument("--output", type=path, required=True, metavar="DIR", default=SUPPRESS, help="where the shards go")
     what.add_argument("--preset", choices=PRESETS, help="columns of a known dataset")
     what.add_argument("--url_column", metavar="NAME", help="column of the links, where it is not the preset's or `url`")
-    what.add_argument("--caption_column", metavar="NAME", help="likewise of the captions, or `caption`")
-    what.add_argument("--extra_columns", metavar="A,B", default="", help="columns that travel to the shards")
-    what.add_argument("--engine", choices=ENGINES, default="gesso", help="who fetches and resizes")
+    what.add_argument("--caption_column", metavar="NAME", help=CAPTION_HELP)
+    what.add_argument("--extra_columns", metavar="A,B", default="", help=EXTRA_HELP)
+    what.add_argument("--engine", choices=ENGINES, default="gesso", help="whose code fetches and resizes the pictures")
     add_flags(parser, "plan", PlanSettings)
     add_flags(parser, "caption rules", CaptionRules)
     add_flags(parser, "image rules", ImageRules)
@@ -76,14 +95,16 @@ def main(argv: Sequence[str]) -> int:
     job, beam_flags = parse(argv)
     with lock(job.output):
         run(job, beam_flags)
-    jobs.print_funnel(storage.read_json(storage.join(job.output, layout.MANIFEST))["funnel"])
+    funnel = storage.read_json(storage.join(job.output, layout.MANIFEST))["funnel"]
+    jobs.print_funnel(funnel)
+    warn_of_nothing(funnel)
     print(f"shards in {job.output}; next: gesso verify {job.output}, gesso report {job.output}")
     return 0
 
 
 def run(job: Job, beam_flags: list[str]) -> None:
     """Does what is missing."""
-    plan = begin(job)
+    plan = resume(job)
     shards = missing(job.output, plan) if plan else None
     if shards == [] and storage.exists(storage.join(job.output, layout.MANIFEST)):
         print(f"{job.output} is finished: nothing to do")
@@ -91,8 +112,18 @@ def run(job: Job, beam_flags: list[str]) -> None:
         jobs.run(lambda pipeline: build(pipeline, job, shards), beam_flags, watch(job.output))
 
 
+def warn_of_nothing(funnel: dict[str, int]) -> None:
+    """A warning where not one picture was kept, with the reason that most rows ended with."""
+    read, kept, *_ = funnel.values()
+    if kept:
+        return
+    reason = max((name for name in funnel if name not in (ROWS_READ, SUCCESS)), key=funnel.__getitem__, default=None)
+    told = f"most ended as {reason}: {meaning(reason)}" if reason else "the tables hold no rows."
+    print(f"warning: no picture was kept of {read:,} rows; {told}", file=sys.stderr)
+
+
 def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
-    """The job, its input looked into, and the flags that are Beam's."""
+    """The job, with its input's columns checked, and the flags that are Beam's."""
     given, beam_flags = jobs.parse(build_parser(), argv)
     from gesso.pipelines.collect import sources
 
@@ -108,7 +139,9 @@ def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
     captions, plan = read_flags(given, CaptionRules), read_flags(given, PlanSettings)
     tables = tuple(sources.find_tables(given.input))
     extra = sources.extra_fields(tables, columns)
-    return Job(given.output.rstrip("/"), tables, columns, extra, captions, plan, given.engine, engine), beam_flags
+    identities = tuple(sources.identities(tables))
+    job = Job(given.output, tables, identities, columns, extra, captions, plan, given.engine, engine)
+    return job, beam_flags
 
 
 def choose_columns(given: Namespace) -> "Columns":
@@ -117,11 +150,11 @@ def choose_columns(given: Namespace) -> "Columns":
     columns = sources.PRESETS[given.preset] if given.preset else sources.Columns()
     chosen = {"url": given.url_column, "caption": given.caption_column}
     extra = tuple(name.strip() for name in given.extra_columns.split(",") if name.strip())
-    return replace(columns, **{name: value for name, value in chosen.items() if value}, extra=extra)
+    return replace(columns, **{name: value for name, value in chosen.items() if value is not None}, extra=extra)
 
 
-def begin(job: Job) -> dict[str, Any] | None:
-    """The plan of an output that was begun, after a check that it is this job's; None for a fresh one."""
+def resume(job: Job) -> dict[str, Any] | None:
+    """The plan of an output that was started before, after a check that it is this job's; None for a new one."""
     plan = manifest.read_plan(job.output)
     if plan:
         manifest.check_settings(plan, job.record(), job.output)
@@ -136,7 +169,7 @@ def missing(output: str, plan: dict[str, Any]) -> list[int]:
 
 
 def build(pipeline: "beam.Pipeline", job: Job, shards: list[int] | None) -> None:
-    """The whole pipeline: from the tables where `shards` is None, else from a plan that stands."""
+    """The whole pipeline: from the tables where `shards` is None, else from the plan that has been written."""
     import apache_beam as beam
 
     from gesso.pipelines import combiners

@@ -20,6 +20,10 @@ CANDIDATES = 5  # ten change 0.1% of LAION's captions
 LEAST = 0.02  # languages below it are not looked at: a third to a half faster, no caption judged otherwise
 ENGLISH = "__label__en"
 
+# Quotes, apostrophes and primes; dashes and hyphens. To the model "It’s" is no English word, and "It's" is.
+PLAIN_OF = {"'": "‘’‚‛′ʼ´", '"': "“”„‟″«»", "-": "‐‑‒–—―−"}
+PLAIN = str.maketrans({other: plain for plain, others in PLAIN_OF.items() for other in others})
+
 LETTER = re.compile(r"[^\W\d_]")
 NON_LATIN_LETTER = re.compile(r"[^\W\d_A-Za-z\u00aa-\u02ff\u1e00-\u1eff\uff21-\uff5a]")
 
@@ -30,6 +34,11 @@ def model() -> Any:
     import fasttext  # type: ignore[import-untyped, unused-ignore]
 
     return fasttext.load_model(str(distribution(MODEL_PACKAGE).locate_file(MODEL_FILE)))
+
+
+def fold(caption: str) -> str:
+    """`caption` with plain quotes and dashes in the place of typographic ones, each at its own place."""
+    return caption if caption.isascii() else caption.translate(PLAIN)
 
 
 def is_mostly_latin(caption: str) -> bool:
@@ -43,6 +52,7 @@ def is_english(caption: str) -> bool:
     """Whether `caption` is English, in any case of letters; names alone and product codes lean to yes."""
     if not is_mostly_latin(caption):
         return False
-    labels, probabilities = model().predict(" ".join(caption.lower().split()), k=CANDIDATES, threshold=LEAST)
+    text = " ".join(fold(caption).lower().split())
+    labels, probabilities = model().predict(text, k=CANDIDATES, threshold=LEAST)
     scores = dict(zip(labels, probabilities, strict=True))
     return bool(scores.get(ENGLISH, 0.0) >= SHARE_OF_BEST * max(probabilities, default=1.0))

@@ -3,12 +3,12 @@
 from typing import NamedTuple
 
 from gesso.errors import Rejected
-from gesso.images import Header, decode, encode, fitted, perceptual_hash, render
+from gesso.images import Header, decode, encode, fitted, in_srgb, perceptual_hash, render, with_end
 from gesso.pipelines.collect.settings import ImageRules
 
 
 class Picture(NamedTuple):
-    """A picture as it goes into a shard: always an 8-bit RGB JPEG."""
+    """A picture as it goes into a shard: always an 8-bit RGB JPEG in sRGB."""
 
     body: bytes
     width: int
@@ -30,10 +30,14 @@ def check(header: Header, rules: ImageRules) -> None:
 
 
 def prepare(body: bytes, header: Header, rules: ImageRules) -> Picture:
-    """The picture as it is kept: short side at most `image_size`. Raises Rejected(undecodable)."""
+    """The picture as it is kept: short side at most `image_size`. Raises Rejected(undecodable).
+
+    A JPEG without its end marker is encoded again: what is not has the bytes whose `sha256` its record tells.
+    """
     if fits_as_it_is(header, rules):
         pixels = decode(body, header, 1)
-        return Picture(body, header.width, header.height, False, perceptual_hash(pixels))
+        if with_end(body, header) is body:
+            return Picture(body, header.width, header.height, False, perceptual_hash(pixels))
     width, height = fitted(header, rules.image_size, min(header.width, header.height))
     pixels = render(body, header, width, height)
     encoded = encode(pixels, rules.jpeg_quality)
@@ -42,5 +46,5 @@ def prepare(body: bytes, header: Header, rules: ImageRules) -> Picture:
 
 def fits_as_it_is(header: Header, rules: ImageRules) -> bool:
     """Whether the bytes may stay: nothing is lost to a second encoding then."""
-    plain = header.format == "jpeg" and header.mode == "RGB" and header.orientation == 1
+    plain = header.format == "jpeg" and header.mode == "RGB" and header.orientation == 1 and in_srgb(header)
     return plain and min(header.width, header.height) <= rules.image_size

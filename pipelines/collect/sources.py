@@ -1,23 +1,21 @@
-"""Tables of links → batches of raw rows: parquet, CSV, TSV, JSONL, and presets. Imports no Beam, no torch, no faiss.
+"""Tables of links → batches of raw rows: parquet, CSV, TSV, JSON, lists of links. Imports no Beam, no torch, no faiss.
 
-A row comes out as it stood in its table, or as one count under the reason that kept it back: the rows of the batches
-and the counts beside them add up to the rows of the file. Empty lines of a text table are no rows.
+A row comes out as it stood in its table, or as one count under the reason that rejected it: the rows of the batches
+and the counts beside them add up to the rows of the file. Empty lines of a text table are no rows. How text tables are
+split into rows, and what a stray quote costs, is told in text_rows.py.
 
-CSV follows RFC 4180 strictly: quotes doubled inside quotes, newlines inside quotes are text. TSV knows no quotes and no
-escapes: a tab always parts two fields and a newline two rows, as Conceptual Captions and YFCC100M are written.
+A table without a column of captions has a caption column of Arrow's null type: its rows have no caption to judge.
 """
 
-import bz2
-import csv
-import gzip
+import hashlib
 import json
 import lzma
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from types import NoneType
 from typing import IO, Any, NamedTuple
@@ -30,15 +28,16 @@ import pyarrow.parquet as pq
 from gesso import storage
 from gesso.dataset import schemas
 from gesso.errors import UserError
+from gesso.pipelines.collect import text_rows
+from gesso.pipelines.collect.text_rows import LINE_BYTES, Fields
 
 MALFORMED = "malformed_row"
 URL_MISSING = "url_missing"
 
 FIELD_BYTES = 1 << 17  # of a link, a caption or an extra text that is kept; 8192 of them fit an Arrow array's 2 GiB
-LINE_BYTES = 1 << 22  # of a line, and of a CSV field that is not kept
-BLOCK_BYTES = 1 << 18
 UNIT_BYTES = 64 << 20
-PEEK_ROWS = 100  # a bad first row must not condemn a table
+ENDS_BYTES = 1 << 20  # at the start and at the end of a table, by which it is known again
+PEEK_ROWS = 100  # a bad first row does not reject a table
 PEEK_THREADS = 16
 
 FORMATS = {
@@ -47,17 +46,20 @@ FORMATS = {
     ".tsv": "tsv",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".json": "json",
+    ".txt": "txt",
 }
+NAMELESS = ("csv", "tsv")  # formats whose tables may come without a header
 COMPRESSIONS = {".gz": "gz", ".bz2": "bz2", ".zst": "zst", ".xz": "xz"}
 BROKEN = (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException)
+PREFIX = "table_"  # of an extra column whose name gesso itself writes
 
 TEXT = (pa.string(), pa.binary())
 
-Row = Sequence[bytes | None] | str  # (url, caption, *extras), or the reason that rejects the row
-Fields = list[bytes] | None  # of one line; None where it cannot be split
+Row = Sequence[bytes | None] | str  # the fields of Columns.wanted, or the reason that rejects the row
 
 
-class Only(NamedTuple):
+class RowFilter(NamedTuple):
     """Rows are kept whose `column` holds `value`; every other row is counted under `reason`."""
 
     column: str
@@ -70,21 +72,27 @@ class Columns:
     """Which columns of a table hold what."""
 
     url: str = "url"
-    caption: str = "caption"
+    caption: str = "caption"  # empty: there are no captions
     extra: tuple[str, ...] = ()
     names: tuple[str, ...] | None = None  # all columns of a CSV or TSV table that has no header
     encoded: frozenset[str] = frozenset()  # percent-encoded, spaces as plus signs; needs `names`
-    only: Only | None = None  # needs `names`
+    row_filter: RowFilter | None = None  # needs `names`
 
     def __post_init__(self) -> None:
-        assert self.names is not None or not (self.encoded or self.only)
-        twice = [name for name, count in Counter(self.extra).items() if count > 1]
+        assert self.names is not None or not (self.encoded or self.row_filter)
+        twice = [name for name, count in Counter(self.carried).items() if count > 1]
         if twice:
             raise UserError(f"extra column {twice[0]!r} is named twice: name it once")
 
     @property
     def wanted(self) -> tuple[str, ...]:
-        return (self.url, self.caption, *self.extra)
+        """The names of the columns that are read."""
+        return (self.url, *filter(None, [self.caption]), *self.extra)
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """The names under which the extra columns travel."""
+        return tuple(f"{PREFIX}{name}" if name in schemas.RESERVED else name for name in self.extra)
 
 
 # The 25 columns of the one-file `yfcc100m_dataset`: https://lbsn.vgiscience.org/tutorial/yfcc-introduction; line
@@ -112,7 +120,7 @@ PRESETS = {
         "description",
         names=YFCC100M,
         encoded=YFCC100M_ENCODED,
-        only=Only("marker", b"0", "not_a_photo"),
+        row_filter=RowFilter("marker", b"0", "not_a_photo"),
     ),
 }
 
@@ -140,16 +148,32 @@ def find_tables(patterns: Sequence[str]) -> list[Table]:
     return sorted(found)
 
 
-def extra_fields(tables: Sequence[Table], columns: Columns) -> tuple[pa.Field, ...]:
-    """The extra columns' fields, after a look into every table: it opens, its columns are there, their types agree."""
-    for name in columns.extra:
-        if name in schemas.RESERVED:
-            raise UserError(f"extra column {name!r} has a name that gesso itself writes: rename it in the tables")
+def identity(table: Table) -> dict[str, Any]:
+    """What tells a table from others, wherever it stands: name, size, and a hash of its first and last MiB."""
+    with _opened(table) as stream:
+        digest = hashlib.sha256(stream.read(ENDS_BYTES))
+        stream.seek(max(0, table.size - ENDS_BYTES))
+        digest.update(stream.read(ENDS_BYTES))
+    return {"name": table.path.rpartition("/")[2], "bytes": table.size, "ends_sha256": digest.hexdigest()}
+
+
+def identities(tables: Sequence[Table]) -> list[dict[str, Any]]:
     with ThreadPoolExecutor(PEEK_THREADS) as pool:
-        found = list(pool.map(lambda table: _peek(table, columns), tables))
-    for table, fields in zip(tables, found, strict=True):
-        _check_agreement(tables[0], found[0], table, fields)
-    return found[0]
+        return list(pool.map(identity, tables))
+
+
+def extra_fields(tables: Sequence[Table], columns: Columns) -> tuple[pa.Field, ...]:
+    """The extra columns' fields, after a look into every table: it opens, its columns are there, their types unify.
+
+    A column whose name gesso writes itself is carried under another (`Columns.carried`).
+    """
+    with ThreadPoolExecutor(PEEK_THREADS) as pool:
+        found = list(pool.map(lambda table: _peek(table, _columns_of(table, columns)), tables))
+    types = zip(*found, strict=True)
+    return tuple(
+        pa.field(carried, _unified(tables, name, list(of_column)))
+        for carried, name, of_column in zip(columns.carried, columns.extra, types, strict=True)
+    )
 
 
 def units(table: Table) -> list[Unit]:
@@ -162,13 +186,21 @@ def units(table: Table) -> list[Unit]:
     return [Unit(table, first, count) for first, count in _packed(sizes)]
 
 
-def read(unit: Unit, columns: Columns, batch_rows: int = 8192) -> Iterator[tuple[pa.RecordBatch, Counter[str]]]:
-    """Batches of url and caption as raw bytes with the extras behind, each with its rejected rows by reason."""
+def read(
+    unit: Unit, columns: Columns, extra: Sequence[pa.Field], batch_rows: int = 8192
+) -> Iterator[tuple[pa.RecordBatch, Counter[str]]]:
+    """Batches of url and caption as raw bytes with `extra` behind, each with its rejected rows by reason."""
+    columns = _columns_of(unit.table, columns)
     with _opened(unit.table) as stream:
         if unit.table.format == "parquet":
-            yield from _read_parquet(stream, unit, columns, batch_rows)
+            yield from _read_parquet(stream, unit, columns, extra, batch_rows)
         else:
-            yield from _read_text(stream, unit.table, columns, batch_rows)
+            yield from _read_text(stream, unit.table, columns, extra, batch_rows)
+
+
+def _columns_of(table: Table, columns: Columns) -> Columns:
+    """A .txt file has links alone, whatever other tables have."""
+    return replace(columns, url="url", caption="") if table.format == "txt" else columns
 
 
 def _matches(pattern: str) -> list[storage.Found]:
@@ -185,7 +217,7 @@ def _table(found: storage.Found) -> Table:
     format = next((name for end, name in FORMATS.items() if stem.endswith(end)), None)
     if format is None or (format == "parquet" and ending):
         raise UserError(
-            f"{found.path}: unknown ending; name the file .parquet, or .csv, .tsv, .jsonl or .ndjson "
+            f"{found.path}: unknown ending; name the file .parquet, or .csv, .tsv, .jsonl, .ndjson, .json or .txt "
             f"with or without {', '.join(COMPRESSIONS)}"
         )
     return Table(found.path, found.size, format, COMPRESSIONS.get(ending, ""))
@@ -201,36 +233,31 @@ def _opened(table: Table) -> Iterator[IO[bytes]]:
         raise UserError(f"{table.path}: cannot be read ({reason}): mend the file or leave it out") from error
 
 
-def _peek(table: Table, columns: Columns) -> tuple[pa.Field, ...]:
-    if columns.names is not None and table.format in ("parquet", "jsonl"):
+def _peek(table: Table, columns: Columns) -> tuple[pa.DataType, ...]:
+    """The types of the extra columns. Raises UserError where the table is not as `columns` says."""
+    if columns.names is not None and table.format not in NAMELESS:
         raise UserError(
             f"{table.path}: the chosen columns are those of a CSV or TSV table without a header, "
-            f"and a {table.format} table names its own: choose another --preset"
+            f"which a {table.format} table is not: choose another --preset"
         )
     with _opened(table) as stream:
         if table.format == "parquet":
             return _peek_parquet(stream, table, columns)
-        _peek_text(stream, table, columns)
-    return tuple(pa.field(name, pa.string()) for name in columns.extra)
+        PEEKS.get(table.format, _peek_delimited)(text_rows.blocks(stream, table.compression), table, columns)
+    return tuple(pa.string() for _ in columns.extra)
 
 
-def _peek_parquet(stream: IO[bytes], table: Table, columns: Columns) -> tuple[pa.Field, ...]:
+def _peek_parquet(stream: IO[bytes], table: Table, columns: Columns) -> tuple[pa.DataType, ...]:
     schema = pq.read_schema(stream)
     _require(table, columns, schema.names)
-    for name in (columns.url, columns.caption):
+    for name in filter(None, (columns.url, columns.caption)):
         if _plain(schema.field(name).type) not in (pa.string(), pa.binary(), pa.null()):
             raise UserError(f"{table.path}: column {name!r} holds {schema.field(name).type}, not text")
-    return tuple(pa.field(name, _plain(schema.field(name).type)) for name in columns.extra)
+    return tuple(_plain(schema.field(name).type) for name in columns.extra)
 
 
-def _peek_text(stream: IO[bytes], table: Table, columns: Columns) -> None:
-    lines = _lines(_blocks(stream, table.compression))
-    if table.format == "jsonl":
-        _peek_jsonl(lines, table, columns)
-        return
-    rows = SPLITS[table.format](lines)
-    names = columns.names or _header(table, rows)
-    _require(table, columns, names)
+def _peek_delimited(blocks: Iterator[bytes], table: Table, columns: Columns) -> None:
+    names, rows = _named_rows(blocks, table, columns)
     widths = [len(fields) for fields in islice(rows, PEEK_ROWS) if fields is not None]
     if widths and len(names) not in widths:
         raise UserError(
@@ -239,33 +266,61 @@ def _peek_text(stream: IO[bytes], table: Table, columns: Columns) -> None:
         )
 
 
-def _peek_jsonl(lines: Iterator[bytes], table: Table, columns: Columns) -> None:
-    found = [_object(line) for line in islice(_filled(lines), PEEK_ROWS)]
+def _peek_json(blocks: Iterator[bytes], table: Table, columns: Columns) -> None:
+    found = list(islice(_records(blocks, table), PEEK_ROWS))
     objects = [record for record in found if record is not None]
     if objects:
         _require(table, columns, list(dict.fromkeys(name for record in objects for name in record)))
     elif found:
-        raise UserError(f"{table.path}: none of its first {len(found)} lines is a JSON object: mend the file")
+        what = "lines is a JSON object" if table.format == "jsonl" else "values is an object"
+        raise UserError(f"{table.path}: none of its first {len(found)} {what}: mend the file")
+
+
+def _peek_links(blocks: Iterator[bytes], table: Table, columns: Columns) -> None:
+    _require(table, columns, [columns.url])
+    found = list(islice(text_rows.filled(text_rows.lines(blocks)), PEEK_ROWS))
+    if found and not any(b"://" in line for line in found):
+        raise UserError(f"{table.path}: none of its first {len(found)} lines is a link: a .txt file has one a line")
+
+
+PEEKS = {"jsonl": _peek_json, "json": _peek_json, "txt": _peek_links}
 
 
 def _require(table: Table, columns: Columns, names: Sequence[str]) -> None:
     for name in columns.wanted:
         if name not in names:
+            none = ", or --caption_column '' where there are no captions" if name == columns.caption else ""
             raise UserError(
                 f"{table.path}: no column {name!r} among {', '.join(map(repr, names))}: "
-                f"name the right one with --url-column, --caption-column, --extra-columns or --preset"
+                f"name the right one with --url_column, --caption_column, --extra_columns or --preset{none}"
             )
         if names.count(name) > 1:
             raise UserError(f"{table.path}: column {name!r} is there more than once: rename one")
 
 
-def _check_agreement(first: Table, expected: tuple[pa.Field, ...], table: Table, fields: tuple[pa.Field, ...]) -> None:
-    for one, other in zip(expected, fields, strict=True):
-        if one.type != other.type:
+def _unified(tables: Sequence[Table], name: str, types: list[pa.DataType]) -> pa.DataType:
+    """The type that holds a column of all tables. Raises UserError where there is none."""
+    unified, origin = types[0], tables[0]
+    for table, type in zip(tables, types, strict=True):
+        if type == unified:
+            continue
+        try:
+            wider = _wider(unified, type)
+        except pa.ArrowTypeError as error:
             raise UserError(
-                f"{table.path}: extra column {other.name!r} holds {other.type}, but {one.type} in {first.path}: "
+                f"{table.path}: extra column {name!r} holds {type}, but {unified} in {origin.path}: "
                 f"make them alike or leave the column out"
-            )
+            ) from error
+        if wider != unified:
+            unified, origin = wider, table
+    return unified
+
+
+def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    if {one, other} == set(TEXT):
+        return pa.string()
+    schemas = [pa.schema([pa.field("column", type)]) for type in (one, other)]
+    return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
 
 
 def _plain(type: pa.DataType) -> pa.DataType:
@@ -292,37 +347,47 @@ def _packed(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _read_parquet(
-    stream: IO[bytes], unit: Unit, columns: Columns, batch_rows: int
+    stream: IO[bytes], unit: Unit, columns: Columns, extra: Sequence[pa.Field], batch_rows: int
 ) -> Iterator[tuple[pa.RecordBatch, Counter[str]]]:
     file = pq.ParquetFile(stream)
     groups = list(range(unit.first_group, unit.first_group + unit.groups))
     wanted = list(dict.fromkeys(columns.wanted))
     for batch in file.iter_batches(batch_rows, row_groups=groups, columns=wanted, use_threads=False):
-        yield _parquet_batch(batch, columns)
+        yield _parquet_batch(batch, columns, extra)
 
 
-def _parquet_batch(batch: pa.RecordBatch, columns: Columns) -> tuple[pa.RecordBatch, Counter[str]]:
+def _parquet_batch(
+    batch: pa.RecordBatch, columns: Columns, extra: Sequence[pa.Field]
+) -> tuple[pa.RecordBatch, Counter[str]]:
     arrays = [_flat(batch.column(name)) for name in columns.wanted]
-    types = [pa.binary(), pa.binary(), *(_plain(batch.column(name).type) for name in columns.extra)]
-    raw = [array.cast(pa.large_binary()) if type in TEXT else array for array, type in zip(arrays, types, strict=True)]
-    return _judged(raw, types, columns)
+    texts = len(arrays) - len(columns.extra)  # the link, and the caption where there is one
+    raw = [
+        array.cast(pa.large_binary()) if number < texts or _plain(array.type) in TEXT else array
+        for number, array in enumerate(arrays)
+    ]
+    return _filtered(raw, columns, extra)
 
 
 def _flat(array: pa.Array) -> pa.Array:
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
-def _judged(
-    raw: Sequence[pa.Array], types: Sequence[pa.DataType], columns: Columns
+def _filtered(
+    raw: Sequence[pa.Array], columns: Columns, extra: Sequence[pa.Field]
 ) -> tuple[pa.RecordBatch, Counter[str]]:
     """The rows that have a link and no over-long text. `raw` holds every text as large_binary: no 2 GiB to overflow."""
     lengths = [_lengths(array) for array in raw if array.type == pa.large_binary()]
     missing = pc.equal(lengths[0], 0)
     long = pc.and_not(pc.greater(pc.max_element_wise(*lengths), FIELD_BYTES), missing)
     keep = pc.invert(pc.or_(missing, long))
-    arrays = [_typed(array.filter(keep), type) for array, type in zip(raw, types, strict=True)]
+    kept = [array.filter(keep) for array in raw]
+    if not columns.caption:
+        kept.insert(1, pa.nulls(len(kept[0])))
+    caption = pa.binary() if columns.caption else pa.null()
+    fields = [pa.field("url", pa.binary()), pa.field("caption", caption), *extra]
+    arrays = [_typed(array, field.type) for array, field in zip(kept, fields, strict=True)]
     rejected = Counter({URL_MISSING: missing.true_count, MALFORMED: long.true_count})
-    return pa.RecordBatch.from_arrays(arrays, ["url", "caption", *columns.extra]), +rejected
+    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields)), +rejected
 
 
 def _lengths(binary: pa.Array) -> pa.Array:
@@ -340,88 +405,28 @@ def _typed(array: pa.Array, type: pa.DataType) -> pa.Array:
 
 
 def _read_text(
-    stream: IO[bytes], table: Table, columns: Columns, batch_rows: int
+    stream: IO[bytes], table: Table, columns: Columns, extra: Sequence[pa.Field], batch_rows: int
 ) -> Iterator[tuple[pa.RecordBatch, Counter[str]]]:
-    lines = _lines(_blocks(stream, table.compression))
-    rows = _json_rows(lines, columns) if table.format == "jsonl" else _delimited_rows(lines, table, columns)
+    rows = READS.get(table.format, _delimited_rows)(text_rows.blocks(stream, table.compression), table, columns)
     while chunk := list(islice(rows, batch_rows)):
-        yield _text_batch(chunk, columns)
+        yield _text_batch(chunk, columns, extra)
 
 
-def _text_batch(chunk: Sequence[Row], columns: Columns) -> tuple[pa.RecordBatch, Counter[str]]:
+def _text_batch(
+    chunk: Sequence[Row], columns: Columns, extra: Sequence[pa.Field]
+) -> tuple[pa.RecordBatch, Counter[str]]:
     rows = [row for row in chunk if not isinstance(row, str)]
     values = zip(*rows, strict=True) if rows else [()] * len(columns.wanted)
-    raw = [pa.array(column, pa.large_binary()) for column in values]
-    types = [pa.binary(), pa.binary(), *(pa.string() for _ in columns.extra)]
-    batch, rejected = _judged(raw, types, columns)
+    batch, rejected = _filtered([pa.array(column, pa.large_binary()) for column in values], columns, extra)
     return batch, rejected + Counter(row for row in chunk if isinstance(row, str))
 
 
-# Arrow's zstd reader and not zstandard's, which takes a truncated frame for a whole one.
-OPENERS: dict[str, Callable[[IO[bytes]], Any]] = {
-    "": lambda stream: stream,
-    "gz": gzip.open,
-    "bz2": bz2.open,
-    "xz": lzma.open,
-    "zst": lambda stream: pa.CompressedInputStream(stream, "zstd"),
-}
-
-
-def _blocks(stream: IO[bytes], compression: str) -> Iterator[bytes]:
-    """The decompressed bytes, a block at a time. Raises one of BROKEN where they break off."""
-    opened = OPENERS[compression](stream)
-    return iter(lambda: opened.read(BLOCK_BYTES), b"")
-
-
-def _lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines without newline and without the byte order mark; of one over LINE_BYTES a stump that is over it too."""
-    lines = _split_lines(blocks)
-    yield next(lines, b"").removeprefix(b"\xef\xbb\xbf")
-    yield from lines
-
-
-def _split_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    rest = b""
-    for block in blocks:
-        *lines, rest = (rest + block).split(b"\n")
-        yield from lines
-        rest = rest[: LINE_BYTES + 1]
-    yield rest
-
-
-def _filled(lines: Iterable[bytes]) -> Iterator[bytes]:
-    return (line for line in lines if line and not line.isspace())
-
-
-def _csv_rows(lines: Iterable[bytes]) -> Iterator[Fields]:
-    csv.field_size_limit(LINE_BYTES)
-    reader = csv.reader(_csv_lines(lines), strict=True)
-    while True:
-        try:
-            fields = next(reader)
-        except csv.Error:
-            yield None
-        except StopIteration:
-            return
-        else:
-            if fields:
-                yield [field.encode("latin-1") for field in fields]
-
-
-def _csv_lines(lines: Iterable[bytes]) -> Iterator[str]:
-    """Lines as the csv module wants them, one byte a character; an over-long one becomes a field that it refuses."""
-    for line in lines:
-        yield "x" * (LINE_BYTES + 1) if len(line) > LINE_BYTES else line.decode("latin-1") + "\n"
-
-
-def _tsv_rows(lines: Iterable[bytes]) -> Iterator[Fields]:
-    for line in lines:
-        text = line.removesuffix(b"\r")
-        if text:
-            yield text.split(b"\t") if len(text) <= LINE_BYTES else None
-
-
-SPLITS: dict[str, Callable[[Iterable[bytes]], Iterator[Fields]]] = {"csv": _csv_rows, "tsv": _tsv_rows}
+def _named_rows(blocks: Iterator[bytes], table: Table, columns: Columns) -> tuple[tuple[str, ...], Iterator[Fields]]:
+    """The columns' names and the rows of a CSV or TSV table. Raises UserError where a column is missing."""
+    rows = text_rows.ROWS[table.format](text_rows.lines(blocks), len(columns.names or ()))
+    names = columns.names or _header(table, rows)
+    _require(table, columns, names)
+    return names, rows
 
 
 def _header(table: Table, rows: Iterator[Fields]) -> tuple[str, ...]:
@@ -431,21 +436,24 @@ def _header(table: Table, rows: Iterator[Fields]) -> tuple[str, ...]:
     return tuple(field.decode("utf-8", "replace") for field in fields)
 
 
-def _delimited_rows(lines: Iterable[bytes], table: Table, columns: Columns) -> Iterator[Row]:
-    rows = SPLITS[table.format](lines)
-    names = columns.names or _header(table, rows)
-    _require(table, columns, names)
+def _delimited_rows(blocks: Iterator[bytes], table: Table, columns: Columns) -> Iterator[Row]:
+    names, rows = _named_rows(blocks, table, columns)
     pick = [names.index(name) for name in columns.wanted]
     encoded = [i for i, name in enumerate(columns.wanted) if name in columns.encoded]
-    only = columns.only
-    at = names.index(only.column) if only else 0
+    row_filter = columns.row_filter
+    at = names.index(row_filter.column) if row_filter else 0
     for fields in rows:
         if fields is None or len(fields) != len(names):
             yield MALFORMED
-        elif only and fields[at] != only.value:
-            yield only.reason
+        elif row_filter and fields[at] != row_filter.value:
+            yield row_filter.reason
         else:
             yield _decoded([fields[i] for i in pick], encoded)
+
+
+def _link_rows(blocks: Iterator[bytes], table: Table, columns: Columns) -> Iterator[Row]:
+    for line in text_rows.filled(text_rows.lines(blocks)):
+        yield [line.strip()] if len(line) <= LINE_BYTES else MALFORMED
 
 
 def _decoded(values: list[bytes], encoded: list[int]) -> list[bytes]:
@@ -454,31 +462,37 @@ def _decoded(values: list[bytes], encoded: list[int]) -> list[bytes]:
     return values
 
 
-def _json_rows(lines: Iterable[bytes], columns: Columns) -> Iterator[Row]:
-    for line in _filled(lines):
-        record = _object(line)
+def _json_rows(blocks: Iterator[bytes], table: Table, columns: Columns) -> Iterator[Row]:
+    for record in _records(blocks, table):
         yield MALFORMED if record is None else _json_row(record, columns)
 
 
-def _object(line: bytes) -> dict[str, Any] | None:
-    if len(line) > LINE_BYTES:
-        return None
+def _records(blocks: Iterator[bytes], table: Table) -> Iterator[dict[str, Any] | None]:
+    """The objects of a JSON table, None for what is no object. Raises UserError where an array breaks off."""
+    if table.format == "jsonl":
+        yield from text_rows.json_lines(text_rows.lines(blocks))
+        return
+    number = 0
     try:
-        record = json.loads(line.decode("utf-8", "surrogateescape"))
-    except (ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) else None
+        for number, record in enumerate(text_rows.json_records(blocks), 1):  # noqa: B007 - told below
+            yield record
+    except ValueError as error:
+        what = f"is no JSON behind its first {number:,} values ({error})"
+        raise UserError(f"{table.path}: {what}: mend the file") from error
 
 
 def _json_row(record: dict[str, Any], columns: Columns) -> Row:
-    url, caption = record.get(columns.url), record.get(columns.caption)
-    if not isinstance(url, (str, NoneType)) or not isinstance(caption, (str, NoneType)):
+    names = columns.wanted[: len(columns.wanted) - len(columns.extra)]
+    texts = [record.get(name) for name in names]
+    if not all(isinstance(text, (str, NoneType)) for text in texts):
         return MALFORMED
     try:
-        extras = [_encoded(_json_text(record.get(name))) for name in columns.extra]
+        return [_encoded(text) for text in (*texts, *(_json_text(record.get(name)) for name in columns.extra))]
     except RecursionError:
         return MALFORMED
-    return [_encoded(url), _encoded(caption), *extras]
+
+
+READS = {"jsonl": _json_rows, "json": _json_rows, "txt": _link_rows}
 
 
 def _json_text(value: Any) -> str | None:

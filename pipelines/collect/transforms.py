@@ -26,7 +26,7 @@ from gesso.pipelines.collect.engines import Engine, open_engine
 from gesso.pipelines.collect.settings import CaptionRules, EngineSettings, PlanSettings
 from gesso.pipelines.combiners import COUNTS, NAMESPACE, Counts, count, total
 
-SHARDS_AT_ONCE = 2  # in a bundle, so that the next shard's links fill the time of the last one's slowest
+SHARDS_AT_ONCE = 2  # in a bundle, so that one shard's links are fetched while the slowest of another are waited for
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class JudgeRows(beam.DoFn):
 
     def process(self, unit: sources.Unit) -> Iterator[Any]:
         counts = Counter[str]()
-        for rows, rejected in sources.read(unit, self._config.columns):
+        for rows, rejected in sources.read(unit, self._config.columns, self._config.extra):
             pairs, links = plan.judge_rows(rows, self._config.captions)
             counts += rejected + links
             counts[records.ROWS_READ] += rows.num_rows + rejected.total()
@@ -60,7 +60,7 @@ class JudgeRows(beam.DoFn):
 
 
 class WritePlan(beam.PTransform):
-    """Units of tables → `plan/*.parquet` and, when all stand, `plan.json`; gives the number of shards."""
+    """Units of tables → `plan/*.plan` and, once all are written, `plan.json`; the result is the number of shards."""
 
     def __init__(self, config: PlanConfig) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ def split_packed(packed: bytes, extra: tuple[pa.Field, ...], shards: int) -> Ite
 
 
 def write_plan_json(planned: Counts, rows: Counts, number: int, config: PlanConfig) -> int:
-    """Commits the plan; gives the number of shards."""
+    """Commits the plan; returns the number of shards."""
     count({name: planned.get(name, 0) for name in (records.PLANNED, *records.REPEATS)})
     storage.write_json(
         storage.join(config.output, layout.PLAN),
@@ -116,22 +116,22 @@ class CollectShards(beam.DoFn):
         self._engine = self._shared.acquire(self._open)
 
     def start_bundle(self) -> None:
-        self._begun: list[Future[shards.Row]] = []
+        self._started: list[Future[shards.Row]] = []
 
     def process(self, index: int) -> Iterator[Counts]:
-        if len(self._begun) == SHARDS_AT_ONCE:
-            yield finished(self._begun.pop(0))
-        self._begun.append(self._engine.submit(self._output, index, self._extra))
+        if len(self._started) == SHARDS_AT_ONCE:
+            yield finished(self._started.pop(0))
+        self._started.append(self._engine.submit(self._output, index, self._extra))
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         window = GlobalWindow()
-        for begun in self._begun:
-            yield WindowedValue(finished(begun), window.max_timestamp(), [window])
+        for shard in self._started:
+            yield WindowedValue(finished(shard), window.max_timestamp(), [window])
 
 
-def finished(begun: "Future[shards.Row]") -> Counts:
+def finished(shard: "Future[shards.Row]") -> Counts:
     """Waits for a shard and counts it."""
-    marker = begun.result()
+    marker = shard.result()
     counts: Counts = marker["status_dict"]
     count(counts)
     Metrics.distribution(NAMESPACE, "shard_seconds").update(round(marker["duration"]))

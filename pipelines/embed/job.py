@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from gesso import progress, storage
 from gesso.dataset import kinds, layout, manifest
 from gesso.dataset.progress import ShardsProgress
+from gesso.dedup.model_names import check_name
 from gesso.dedup.settings import ModelSettings
+from gesso.devices import check_device
 from gesso.errors import UserError
-from gesso.flags import Parser, add_flags, read_flags
+from gesso.flags import Parser, add_flags, path, read_flags
 from gesso.lock import lock
 from gesso.pipelines import jobs
 from gesso.pipelines.embed import pictures
@@ -72,16 +74,21 @@ def build_parser() -> Parser:
     parser = Parser("gesso embed", DESCRIPTION)
     what = parser.add_argument_group("input and output")
     what.add_argument(
-        "--shards", metavar="DIR", help="the --output of a finished `gesso collect`, or img2dataset's folder"
+        "--shards", type=path, metavar="DIR", help="the --output of a finished `gesso collect`, or img2dataset's folder"
     )
     what.add_argument(
-        "--images", metavar="DIR", help="instead of --shards: a folder of pictures, such as COCO's val2014"
+        "--images", type=path, metavar="DIR", help="instead of --shards: a folder of pictures, such as COCO's val2014"
     )
     what.add_argument(
-        "--annotations", metavar="FILE", help="COCO's annotation file for --images: captions_val2014.json"
+        "--annotations", type=path, metavar="FILE", help="COCO's annotation file for --images: captions_val2014.json"
     )
     what.add_argument(
-        "--output", required=True, metavar="DIR", default=SUPPRESS, help="directory to write the embeddings to"
+        "--output",
+        type=path,
+        required=True,
+        metavar="DIR",
+        default=SUPPRESS,
+        help="directory to write the embeddings to",
     )
     add_flags(parser, "model", ModelSettings)
     add_flags(parser, "process", EmbedSettings)
@@ -92,12 +99,15 @@ def main(argv: Sequence[str]) -> int:
     """`gesso embed`: parses, checks, opens the model, runs, and prints the funnel."""
     given, beam_flags = jobs.parse(build_parser(), argv)
     model, settings = read_flags(given, ModelSettings), read_flags(given, EmbedSettings)
+    check_name(model.model)
+    check_device(model.device)
     kinds.check_output(given.output, "gesso embed", "embeddings")
     source = open_source(given)
+    progress.announce("loading torch and the model")
     from gesso.dedup.models import open_model
 
     opened = open_model(model)  # kept open for the workers of this process
-    job = Job(given.output.rstrip("/"), source, model, opened.identity, settings)
+    job = Job(given.output, source, model, opened.identity, settings)
     with lock(job.output):
         run(job, beam_flags)
     jobs.print_funnel(storage.read_json(storage.join(job.output, layout.MANIFEST))["funnel"])

@@ -19,8 +19,9 @@ from gesso import progress, storage
 from gesso.dataset import export, kinds, manifest
 from gesso.dataset.layout import MANIFEST, PLAN, SPLITS
 from gesso.dataset.records import SUCCESS
+from gesso.devices import check_device
 from gesso.errors import UserError
-from gesso.flags import Parser, add_flags, read_flags
+from gesso.flags import Parser, add_flags, path, read_flags
 from gesso.lock import lock
 from gesso.pipelines import jobs
 from gesso.training.encode_settings import EncodeSettings
@@ -75,12 +76,13 @@ class Job:
 def build_parser() -> Parser:
     parser = Parser("gesso encode", DESCRIPTION)
     what = parser.add_argument_group("input and output")
-    what.add_argument("--shards", required=True, metavar="DIR", default=SUPPRESS, help="the --output of `gesso export`")
     what.add_argument(
-        "--dvae", required=True, metavar="PATH", default=SUPPRESS, help="a run of `gesso train dvae`, or a checkpoint"
+        "--shards", type=path, required=True, metavar="DIR", default=SUPPRESS, help="the --output of `gesso export`"
     )
+    dvae_help = "a run of `gesso train dvae`, or a checkpoint"
+    what.add_argument("--dvae", type=path, required=True, metavar="PATH", default=SUPPRESS, help=dvae_help)
     what.add_argument(
-        "--output", required=True, metavar="DIR", default=SUPPRESS, help="directory to write the tokens to"
+        "--output", type=path, required=True, metavar="DIR", default=SUPPRESS, help="directory to write the tokens to"
     )
     add_flags(parser, "encoding", EncodeSettings)
     return parser
@@ -94,8 +96,9 @@ def main(argv: Sequence[str]) -> int:
     kinds.expect(given.dvae, "gesso encode --dvae", "dvae")
     kinds.check_output(given.output, "gesso encode", "tokens")
     single = "WORLD_SIZE" not in os.environ
+    check_device(settings.device)
     check_flags(other_flags, single)
-    job = open_job(given.output.rstrip("/"), given.shards, given.dvae, settings)
+    job = open_job(given.output, given.shards, given.dvae, settings)
     is_first = run(job, other_flags) if single else run_distributed(job)
     if is_first:
         jobs.print_funnel(storage.read_json(storage.join(job.output, MANIFEST))["funnel"])
@@ -115,6 +118,8 @@ def open_job(output: str, shards: str, dvae: str, settings: EncodeSettings) -> J
     """Raises UserError where the export or the dVAE is missing or invalid."""
     splits = tuple(open_splits(shards))
     from gesso.training.dvae.settings import FACTOR
+
+    progress.announce("loading torch and the dVAE")
     from gesso.training.encoding import identity_of, open_model
 
     opened = open_model(dvae, settings)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from gesso import storage
 from gesso.dataset import kinds
 from gesso.dataset.layout import DROPPED, PLAN, SPLITS
-from gesso.flags import Parser, add_flags, read_flags
+from gesso.flags import Parser, add_flags, path, read_flags
 from gesso.lock import lock
 from gesso.pipelines import jobs
 from gesso.pipelines.export.settings import ExportSettings
@@ -72,10 +72,10 @@ def build_parser() -> Parser:
     parser = Parser("gesso export", DESCRIPTION)
     what = parser.add_argument_group("input and output")
     shards_help = "the --output of `gesso collect`, or img2dataset's folder"
-    what.add_argument("--shards", required=True, metavar="DIR", default=SUPPRESS, help=shards_help)
-    what.add_argument("--drop", action="append", metavar="PATH", default=[], help=DROP_HELP)
+    what.add_argument("--shards", type=path, required=True, metavar="DIR", default=SUPPRESS, help=shards_help)
+    what.add_argument("--drop", type=path, action="append", metavar="PATH", default=[], help=DROP_HELP)
     what.add_argument(
-        "--output", required=True, metavar="DIR", default=SUPPRESS, help="directory to write the export to"
+        "--output", type=path, required=True, metavar="DIR", default=SUPPRESS, help="directory to write the export to"
     )
     add_flags(parser, "splits and shards", ExportSettings)
     return parser
@@ -114,8 +114,8 @@ def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
     given, beam_flags = jobs.parse(build_parser(), argv)
     settings = read_flags(given, ExportSettings)
     kinds.expect(given.shards, "gesso export --shards", *kinds.SHARDS)
-    for path in given.drop:
-        kinds.expect(path, "gesso export --drop", "matches", "repeats")
+    for listed in given.drop:
+        kinds.expect(listed, "gesso export --drop", "matches", "repeats")
     kinds.check_output(given.output, "gesso export", "export")
     from gesso.dataset import collection
     from gesso.pipelines.export import drop_lists, shuffle
@@ -123,7 +123,7 @@ def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
     source = collection.open_collection(given.shards)
     drops = tuple(drop_lists.read(path, source.path) for path in given.drop)
     fields = shuffle.kept_fields(source.schema())
-    return Job(given.output.rstrip("/"), source, drops, fields, settings), beam_flags
+    return Job(given.output, source, drops, fields, settings), beam_flags
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gesso import progress, storage
 from gesso.dataset import kinds, layout, manifest
 from gesso.dataset.progress import ShardsProgress
-from gesso.flags import Parser, add_flags, at_least, flag, read_flags
+from gesso.flags import Parser, add_flags, at_least, flag, path, read_flags
 from gesso.lock import lock
 from gesso.pipelines import jobs
 
@@ -62,7 +62,7 @@ def build_parser() -> Parser:
         ("reference", "embeddings of the reference pictures, by the same model"),
         ("output", "directory to write the matches to"),
     ):
-        what.add_argument(f"--{name}", required=True, metavar="DIR", default=SUPPRESS, help=text)
+        what.add_argument(f"--{name}", type=path, required=True, metavar="DIR", default=SUPPRESS, help=text)
     add_flags(parser, "search", MatchSettings)
     return parser
 
@@ -98,7 +98,7 @@ def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
     training, reference = (embeddings.open_embeddings(path) for path in (given.embeddings, given.reference))
     embeddings.check_comparable(training, reference)
     matches.read_references(reference)
-    return Job(given.output.rstrip("/"), training, reference, settings), beam_flags
+    return Job(given.output, training, reference, settings), beam_flags
 
 
 def build(pipeline: "beam.Pipeline", job: Job) -> None:

@@ -10,7 +10,7 @@ from gesso import progress, storage
 from gesso.dataset import kinds, layout, manifest
 from gesso.dataset.progress import ShardsProgress
 from gesso.errors import UserError
-from gesso.flags import Parser, add_flags, at_least, flag, read_flags
+from gesso.flags import Parser, add_flags, at_least, flag, path, read_flags
 from gesso.lock import lock
 from gesso.pipelines import jobs
 
@@ -68,13 +68,21 @@ def build_parser() -> Parser:
     parser = Parser("gesso repeats", DESCRIPTION)
     what = parser.add_argument_group("input and output")
     what.add_argument(
-        "--shards", required=True, metavar="DIR", default=SUPPRESS, help="the --output of `gesso collect`"
+        "--shards", type=path, required=True, metavar="DIR", default=SUPPRESS, help="the --output of `gesso collect`"
     )
     what.add_argument(
-        "--embeddings", metavar="DIR", help="the --output of `gesso embed` for these shards; only with --near"
+        "--embeddings",
+        type=path,
+        metavar="DIR",
+        help="the --output of `gesso embed` for these shards; only with --near",
     )
     what.add_argument(
-        "--output", required=True, metavar="DIR", default=SUPPRESS, help="directory to write the drop lists to"
+        "--output",
+        type=path,
+        required=True,
+        metavar="DIR",
+        default=SUPPRESS,
+        help="directory to write the drop lists to",
     )
     add_flags(parser, "repeats", RepeatSettings)
     return parser
@@ -115,7 +123,7 @@ def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
     shards = storage.absolute(given.shards)
     source = collection.open_collection(shards)
     embeddings = open_embeddings_of(given.embeddings, shards) if given.embeddings else None
-    return Job(given.output.rstrip("/"), source, embeddings, settings), beam_flags
+    return Job(given.output, source, embeddings, settings), beam_flags
 
 
 def open_embeddings_of(path: str, shards: str) -> "Embeddings":

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from gesso import storage
 from gesso.dataset import kinds
 from gesso.errors import UserError
-from gesso.flags import Parser, at_least
+from gesso.flags import Parser, at_least, path
 
 PICTURES = 60
 # Kinds without a page, and what shows them.
@@ -48,7 +48,11 @@ def build_parser() -> Parser:
     parser = Parser(
         "gesso report", "Writes a self-contained HTML page about a dataset's content or a training's progress."
     )
-    parser.add_argument("directory", help="the --output of `gesso collect`, `export`, `encode` or `train dvae`")
-    parser.add_argument("--output", metavar="FILE", help="file to write the page to; DIR/report.html if not given")
+    parser.add_argument(
+        "directory", type=path, help="the --output of `gesso collect`, `export`, `encode` or `train dvae`"
+    )
+    parser.add_argument(
+        "--output", type=path, metavar="FILE", help="file to write the page to; DIR/report.html if not given"
+    )
     parser.add_argument("--pictures", type=int, default=PICTURES, metavar="INT", help="number of kept pictures to show")
     return parser

@@ -1,6 +1,5 @@
 """A directory → the text of its page, by its kind: collections, exports, tokens. No Beam for local paths, no torch."""
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -61,8 +60,7 @@ def summarize(output: str, pictures: int) -> page.DatasetSummary:
 
 def directory_name(output: str) -> str:
     """The directory's own name, also for `.`."""
-    path = os.path.abspath(output) if storage.is_local(output) else output.rstrip("/")
-    return path.split("/")[-1]
+    return storage.absolute(output).split("/")[-1]
 
 
 def funnel_of_rows(survey: Survey) -> manifest.Json:

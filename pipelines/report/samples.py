@@ -4,7 +4,7 @@ import base64
 import json
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -17,6 +17,8 @@ Row = dict[str, Any]
 SHARDS = 24  # tars that are opened
 LONG_SIDE = 192  # pixels
 PER_REASON = 8
+REJECTED_NAMES = (layout.rejected_name, layout.former_rejected_name)
+SIZES = ("width", "height", "original_width", "original_height")
 BUDGET = 4_500_000  # bytes of all kept pictures as data URIs, so that the page stays under 6 MB
 SUFFIXES = ("jpg", "jpeg", "png", "webp")
 
@@ -50,7 +52,7 @@ def rejected_pictures(output: str, indexes: Sequence[int]) -> dict[str, list[Pic
     """Rejected pictures, by reason."""
     found: dict[str, list[Picture]] = {}
     for index in spread(indexes, SHARDS):
-        for picture in pictures(storage.join(output, layout.rejected_name(index))):
+        for picture in chain(*(pictures(storage.join(output, name(index))) for name in REJECTED_NAMES)):
             of_reason = found.setdefault(picture.row["reason"], [])
             if len(of_reason) < PER_REASON:
                 of_reason.append(picture)
@@ -83,7 +85,8 @@ def pictures(path: str) -> Iterator[Picture]:
 
 
 def row_of(sample: dict[str, bytes]) -> Row:
-    row: Row = {"caption": sample.get("txt", b"").decode("utf-8", "replace"), "url": ""}
+    """What the page shows of a sample; its KEY.json lacks what is null."""
+    row: Row = {"caption": sample.get("txt", b"").decode("utf-8", "replace"), "url": "", **dict.fromkeys(SIZES)}
     return {**row, **json.loads(sample.get("json", b"{}"))}
 
 

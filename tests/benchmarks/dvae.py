@@ -29,9 +29,10 @@ from gesso.training.data.loader import Loader
 from gesso.training.data.split import open_split
 from gesso.training.dvae import objective, train
 from gesso.training.dvae.counting import count
-from gesso.training.dvae.figures import Figures, peak
 from gesso.training.dvae.settings import DvaeConfig
 from gesso.training.dvae.trainer import Trainer
+from gesso.training.metrics import MetricsLogger
+from gesso.training.throughput import peak_flops
 from tests.exports import write_export
 
 WARM = 3  # updates before the clock
@@ -91,14 +92,14 @@ class Ours:
         self._run, _ = train.parse(["--data", export, "--output", str(folder), *flags, *rest])
         splits = (open_split(export, split) for split in ("train", "validation"))
         self._trainer = Trainer(self._run, group, *splits)
-        self._figures = Figures(str(folder), group, 0, 10**6, case.batch_size, 0.0)
+        self._metrics = MetricsLogger(str(folder), group, 0, 10**6)
 
     def run(self, updates: int) -> None:
         with self._trainer.batches() as batches:
             for batch in islice(batches, updates):
                 values = self._trainer.update(batch)
                 if self._trainer.step % self._run.loop.log_every == 0:
-                    self._figures.write(self._trainer.step, {**values, **self._trainer.usage(keep=False)})
+                    self._metrics.write(self._trainer.step, {**values, **self._trainer.interval_metrics(reset=True)})
 
 
 def rate(run: Callable[[int], None], case: Case, updates: int, device: torch.device) -> float:
@@ -167,12 +168,12 @@ def main() -> None:
             + "|"
         )
         for case in cases(group.device):
-            takes, most = count(case.config), peak(group.device, case.precision)
+            cost, peak = count(case.config), peak_flops(group.device, case.precision)
             rates, alone = compare(case, export, given.updates, given.rounds, group), loader_rate(export, case)
             for name, value in rates.items():
-                used = f"{100 * value * takes.operations / most:.0f}%" if most else ""
+                used = f"{100 * value * cost.flops / peak:.0f}%" if peak else ""
                 fed = f"{alone:,.0f} ({alone / value:.0f} times)" if name.startswith("gesso") else ""
-                shape = f"{case.config.image_size} px, {takes.parameters / 1e6:.1f}M"
+                shape = f"{case.config.image_size} px, {cost.parameters / 1e6:.1f}M"
                 part = f"{value:,.1f} | {value / rates['plain loop']:.2f} | {used} | {fed}"
                 print(f"| {shape} | {case.batch_size} | {case.precision} | {name} | {part} |", flush=True)
 

@@ -34,7 +34,7 @@ from gesso import images
 from gesso.errors import Rejected
 from gesso.pipelines.collect import prepare
 from gesso.pipelines.collect.settings import ImageRules
-from gesso.training.data.loader import Loader, in_order
+from gesso.training.data.loader import Loader, sequential_batches
 from gesso.training.data.split import open_split
 from tests.exports import write_export
 
@@ -77,7 +77,7 @@ def baselines(export: str, size: int, codes: int) -> dict[str, float]:
     loader = Loader(open_split(export, "train"), size, 0, 256)
     with closing(loader):
         learned = patches(np.concatenate([batch.pixels.numpy() for batch in islice(loader, 10)]))
-    true = patches(np.concatenate([pixels for _, pixels in in_order(open_split(export, "validation"), size)]))
+    true = patches(np.concatenate([pixels for _, pixels in sequential_batches(open_split(export, "validation"), size)]))
     means, flat = true.mean(1, keepdims=True), learned.mean(1)
     palette = nearest(flat, means[:, 0], codes)[:, None]
     whole = nearest(learned.reshape(len(learned), -1), true.reshape(len(true), -1), codes).reshape(true.shape)

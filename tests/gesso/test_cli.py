@@ -138,7 +138,7 @@ def test_a_full_disk_met_by_a_worker(
     monkeypatch.setattr("gesso.storage._commit", full)
     where = ("--input", f"{tmp_path}/links.csv", "--output", f"{tmp_path}/raw")
     assert cli.main(["collect", *where]) == 2
-    told = f"No space left on device: '{tmp_path}/raw/plan/00000.parquet'"
+    told = f"No space left on device: '{tmp_path}/raw/plan/00000.plan'"
     shown = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("planning")]
     assert shown == [f"gesso: {told}: free space on that disk; the same command goes on"]
     assert "No space left on device" in (tmp_path / f"log.{os.getpid()}").read_text()

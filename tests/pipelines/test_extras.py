@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gesso import cli
-from gesso.training import metrics_log
+from gesso.training import metrics_file
 from tests.datasets import write_dataset
 from tests.embeddings import clustered, write_embeddings
 from tests.exports import write_export
@@ -80,7 +80,7 @@ class TestPlain:
         assert len(ran.stdout.splitlines()) == 2
 
     def test_watch(self, name: str, made: Path) -> None:
-        metrics_log.append(f"{made}/dvae/metrics.jsonl", STEPS, {"loss": 1.0})  # without the last step it waits for it
+        metrics_file.append(f"{made}/dvae/metrics.jsonl", STEPS, {"loss": 1.0})  # without the last step it waits for it
         ran = run("status", f"{made}/{name}", "--watch")
         assert (ran.returncode, ran.stdout) == (0, "finished\n")
         assert ran.stderr.count("\n") == 1

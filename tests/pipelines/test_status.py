@@ -13,7 +13,7 @@ from gesso import cli, lock
 from gesso.dataset import manifest
 from gesso.pipelines import status
 from gesso.pipelines.status import CollectionProgress, Snapshot
-from gesso.training import metrics_log
+from gesso.training import metrics_file
 from tests.datasets import write_dataset
 from tests.embeddings import clustered, write_embeddings
 from tests.exports import write_export
@@ -111,14 +111,14 @@ class TestKinds:
 
     def test_a_training(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         run = write_run(tmp_path / "dvae", until=20, pictures=False)
-        metrics_log.append(f"{run}/metrics.jsonl", 500, {"loss": 3.25, "images_per_second": 64.0})
-        metrics_log.append(f"{run}/metrics.jsonl", 510, {"loss": 3.5, "val_psnr": 21.25})
+        metrics_file.append(f"{run}/metrics.jsonl", 500, {"loss": 3.25, "images_per_second": 64.0})
+        metrics_file.append(f"{run}/metrics.jsonl", 510, {"loss": 3.5, "val_psnr": 21.25})
         line, state = told(run, capsys)
         assert line == (
             "510 of 2,000 updates (25.5%) · 2.0 updates/s · 12 min 25 s left · loss 3.5 · validation PSNR 21.25"
         )
         assert state.startswith("stopped since ")
-        metrics_log.append(f"{run}/metrics.jsonl", 2000, {"loss": 3.0})
+        metrics_file.append(f"{run}/metrics.jsonl", 2000, {"loss": 3.0})
         line, state = told(run, capsys)
         assert line.startswith("2,000 of 2,000 updates (100.0%) · 2.0 updates/s · 0 s left · loss 3")
         assert state == "finished"

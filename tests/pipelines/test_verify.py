@@ -19,6 +19,7 @@ from gesso.dataset.schemas import plan_schema
 from gesso.dataset.shards import Outcome
 from gesso.errors import UserError
 from gesso.pipelines.verify import main, verify
+from tests.datasets import rename_as_before
 from tests.embeddings import clustered, write_embeddings
 
 SHARDS = 3
@@ -54,7 +55,7 @@ def begin(output: Path) -> None:
     """A directory with a plan and no shard."""
     for index in range(SHARDS):
         storage.make_parent(f"{output}/plan/x")
-        pq.write_table(pa.Table.from_batches([plan_of(index)]), output / f"plan/{index:05d}.parquet")
+        pq.write_table(pa.Table.from_batches([plan_of(index)]), output / f"plan/{index:05d}.plan")
     planned, rows = Counter({"links": SHARDS * PAIRS}), Counter({"rows_read": SHARDS * PAIRS})
     record = {"settings": {"engine": "gesso", "image_size": 4}, "input": [{"path": "links.parquet", "bytes": 9}]}
     storage.write_json(f"{output}/plan.json", manifest.plan_record(record, planned, rows, SHARDS))
@@ -129,6 +130,21 @@ def test_whole_dataset(output: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out == f"{output}: no problems\n"
 
 
+def test_names_of_older_outputs(output: Path) -> None:
+    rename_as_before(output)
+    assert (output / "rejected/00000.tar").exists()
+    assert verify(str(output)) == []
+    flip(output / "rejected/00001.tar")
+    assert verify(str(output)) == ["rejected/00001.tar: sha256 differs from manifest.json"]
+    for name in ("manifest.json", "00000_stats.json", "plan/00000.parquet"):
+        (output / name).unlink()
+    assert verify(str(output)) == [
+        "plan/00000.plan: missing",
+        "unfinished: 1 of 3 shards are missing: 00000; run the same `gesso collect` again",
+        "rejected/00001.tar: sha256 differs from 00001_stats.json",
+    ]
+
+
 def test_damaged_dataset(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flip(output / "00001.tar")
     assert cli.main(["verify", str(output)]) == 1
@@ -146,20 +162,20 @@ def test_bytes_are_told(output: Path) -> None:
 class TestFiles:
     """Tar, rows, rejected pictures."""
 
-    @pytest.mark.parametrize("name", ["00000.tar", "00001.parquet", "rejected/00002.tar"])
+    @pytest.mark.parametrize("name", ["00000.tar", "00001.parquet", "rejected/00002.thumbnails"])
     @pytest.mark.parametrize("at", [0, 600, -600])
     def test_flipped_bit(self, output: Path, name: str, at: int) -> None:
         flip(output / name, at)
         assert verify(str(output)) == [f"{name}: sha256 differs from manifest.json"]
 
-    @pytest.mark.parametrize("name", ["00000.tar", "00001.parquet", "rejected/00002.tar"])
+    @pytest.mark.parametrize("name", ["00000.tar", "00001.parquet", "rejected/00002.thumbnails"])
     @pytest.mark.parametrize("left", [0, 512, 1000])
     def test_cut_off(self, output: Path, name: str, left: int) -> None:
         before = size(output / name)
         cut(output / name, left)
         assert verify(str(output)) == [f"{name}: {left:,} bytes, in manifest.json {before}"]
 
-    @pytest.mark.parametrize("name", ["00000.tar", "00001.parquet", "rejected/00002.tar"])
+    @pytest.mark.parametrize("name", ["00000.tar", "00001.parquet", "rejected/00002.thumbnails"])
     def test_deleted(self, output: Path, name: str) -> None:
         (output / name).unlink()
         assert verify(str(output)) == [f"{name}: missing"]
@@ -169,7 +185,7 @@ class TestFiles:
         problem = [f"{name}: sha256 differs from manifest.json" for name in ("00000.tar", "00002.tar")]
         assert verify(str(output)) == problem
 
-    @pytest.mark.parametrize("name", ["00007.tar", "copy.parquet", "rejected/00007.tar", "00007_stats.json"])
+    @pytest.mark.parametrize("name", ["00007.tar", "copy.parquet", "rejected/00007.thumbnails", "00007_stats.json"])
     def test_stray(self, output: Path, name: str) -> None:
         (output / name).write_bytes(b"")
         assert verify(str(output)) == [f"{name}: not in manifest.json"]
@@ -218,8 +234,8 @@ class TestContents:
         assert verify(str(output)) == [f"00001.tar: sample {key_of(1, 0)} comes after {key_of(1, 3)}"]
 
     def test_rejected_pictures_too(self, output: Path) -> None:
-        replace_whole(output, "rejected/00001.tar", make_tar(read_tar(output / "rejected/00001.tar")[1:]))
-        assert verify(str(output)) == [f"rejected/00001.tar: sample {key_of(1, 2)} is txt, json"]
+        replace_whole(output, "rejected/00001.thumbnails", make_tar(read_tar(output / "rejected/00001.thumbnails")[1:]))
+        assert verify(str(output)) == [f"rejected/00001.thumbnails: sample {key_of(1, 2)} is txt, json"]
 
     @pytest.mark.parametrize(
         ("change", "problem"),
@@ -348,7 +364,7 @@ class TestManifest:
             "00001.parquet: not in manifest.json",
             "00001.tar: not in manifest.json",
             "00001_stats.json: not in manifest.json",
-            "rejected/00001.tar: not in manifest.json",
+            "rejected/00001.thumbnails: not in manifest.json",
         ]
 
     @pytest.mark.parametrize(
@@ -407,8 +423,8 @@ class TestUnfinished:
         assert verify(str(begun)) == [problem, self.LACKING]
 
     def test_plan_of_a_missing_shard(self, begun: Path) -> None:
-        (begun / "plan/00002.parquet").unlink()
-        assert verify(str(begun)) == ["plan/00002.parquet: missing", self.LACKING]
+        (begun / "plan/00002.plan").unlink()
+        assert verify(str(begun)) == ["plan/00002.plan: missing", self.LACKING]
 
     def test_files_of_a_shard_under_way_are_no_damage(self, begun: Path) -> None:
         (begun / "00000.tar").write_bytes(b"half")

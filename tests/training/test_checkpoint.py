@@ -1,4 +1,4 @@
-"""Checkpoints: whole and sharded, kept and forgotten, damaged, cut off, and a disk that is full."""
+"""Checkpoints: whole and sharded, kept and deleted, damaged, cut off, and a disk that is full."""
 
 import errno
 from collections.abc import Iterator
@@ -62,38 +62,38 @@ def test_the_last_and_the_best_are_kept(tmp_path: Path, form: str) -> None:
     for step in (2, 3, 4, 5):
         checkpoints.save(step, tensors(1.0), {}, best)
     checkpoints.wait()
-    assert list(checkpoint.found(str(tmp_path))) == [1, 4, 5]
-    assert checkpoint.best(str(tmp_path)) == checkpoint.found(str(tmp_path))[1]
+    assert list(checkpoint.list_checkpoints(str(tmp_path))) == [1, 4, 5]
+    assert checkpoint.best_checkpoint(str(tmp_path)) == checkpoint.list_checkpoints(str(tmp_path))[1]
     assert storage.read_json(f"{tmp_path}/checkpoints/best.json") == {"step": 1, "val_nats_per_dim": 2.5}
 
 
-def test_only_a_checkpoint_that_stands_is_noted_as_the_best(tmp_path: Path) -> None:
+def test_only_a_checkpoint_that_exists_is_marked_as_the_best(tmp_path: Path) -> None:
     checkpoints = saved(tmp_path, "whole", [1])
-    checkpoints.note_best({"step": 2, "val_nats_per_dim": 2.5})
-    assert checkpoint.best(str(tmp_path)) is None
-    checkpoints.note_best({"step": 1, "val_nats_per_dim": 2.5})
-    assert checkpoint.best(str(tmp_path)) == checkpoints.latest()
+    checkpoints.mark_best({"step": 2, "val_nats_per_dim": 2.5})
+    assert checkpoint.best_checkpoint(str(tmp_path)) is None
+    checkpoints.mark_best({"step": 1, "val_nats_per_dim": 2.5})
+    assert checkpoint.best_checkpoint(str(tmp_path)) == checkpoints.latest()
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[]"])
 def test_a_damaged_note_of_the_best_is_named(tmp_path: Path, text: str) -> None:
     saved(tmp_path, "whole", [1])
     (tmp_path / "checkpoints/best.json").write_text(text)
-    with pytest.raises(UserError, match=r"best\.json is damaged .*: remove it to have the last checkpoint taken"):
-        checkpoint.best(str(tmp_path))
+    with pytest.raises(UserError, match=r"best\.json is damaged .*: remove it to use the last checkpoint"):
+        checkpoint.best_checkpoint(str(tmp_path))
 
 
 def test_either_form_is_read_where_both_stand(tmp_path: Path) -> None:
     saved(tmp_path, "whole", [1], keep=9)
     assert saved(tmp_path, "sharded", [2], keep=9).latest() == f"{tmp_path}/checkpoints/0000002"
-    assert list(checkpoint.found(str(tmp_path))) == [1, 2]
+    assert list(checkpoint.list_checkpoints(str(tmp_path))) == [1, 2]
 
 
-def test_what_a_killed_run_left_is_no_checkpoint_and_is_swept(tmp_path: Path) -> None:
+def test_what_a_killed_run_left_is_no_checkpoint_and_is_removed(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     (folder / "0000007.tmp").mkdir(parents=True)
     (folder / "0000008.pt.tmp-0123456789ab").write_bytes(b"half")
-    assert checkpoint.found(str(tmp_path)) == {}
+    assert checkpoint.list_checkpoints(str(tmp_path)) == {}
     Checkpoints(str(tmp_path), ALONE, "whole", 1)
     assert list(folder.iterdir()) == []
 
@@ -125,7 +125,7 @@ def test_a_full_disk_is_told_with_the_last_good_checkpoint(tmp_path: Path, monke
         UserError, match=rf"No space left on device\): the last good checkpoint is {tmp_path}.*0000001\.pt"
     ):
         checkpoints.wait()
-    assert list(checkpoint.found(str(tmp_path))) == [1]
+    assert list(checkpoint.list_checkpoints(str(tmp_path))) == [1]
 
 
 def test_it_is_told_at_the_first_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +155,7 @@ def test_another_model_does_not_fit(tmp_path: Path, change: dict[str, Tensor], t
 def test_a_damaged_file_is_named(tmp_path: Path, length: int) -> None:
     path = Path(saved(tmp_path, "whole", [1]).latest() or "")
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(UserError, match=r"0000001\.pt cannot be read .*: remove it to go on from the one before"):
+    with pytest.raises(UserError, match=r"0000001\.pt cannot be read .*: remove it to continue from the one before"):
         checkpoint.load(str(path), tensors(0.0))
 
 
@@ -163,7 +163,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, length: int) -> None:
 def test_a_damaged_share_is_named(tmp_path: Path, name: str) -> None:
     path = Path(saved(tmp_path, "sharded", [1]).latest() or "")
     (path / name).write_bytes((path / name).read_bytes()[:20])
-    with pytest.raises(UserError, match=r"0000001 cannot be read .*: remove it to go on from the one before"):
+    with pytest.raises(UserError, match=r"0000001 cannot be read .*: remove it to continue from the one before"):
         checkpoint.load(str(path), tensors(0.0))
 
 

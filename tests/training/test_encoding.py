@@ -117,9 +117,9 @@ class TestCodes:
 
     def test_on_a_cpu_a_forward_pass_uses_one_core(self, split: Split, tmp_path: Path) -> None:
         class Counting(Plain):
-            def codes(self, pixels: torch.Tensor) -> torch.Tensor:
+            def encode(self, pixels: torch.Tensor) -> torch.Tensor:
                 self.batches.append(torch.get_num_threads())
-                return super().codes(pixels)
+                return super().encode(pixels)
 
         torch.set_num_threads(2)
         dvae = Counting()
@@ -205,7 +205,9 @@ class TestRefusals:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         monkeypatch.setattr(pq, "ParquetWriter", Full)
-        with pytest.raises(UserError, match=r"train cannot be written \(No space left on device\): the same command"):
+        with pytest.raises(
+            UserError, match=r"train cannot be written \(No space left on device\): run the command again"
+        ):
             encode(split, tmp_path)
         assert os.listdir(tmp_path / "train") == []
 
@@ -217,7 +219,7 @@ class TestRefusals:
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
     def test_a_gpu_that_is_not_there(self) -> None:
         assert encoding.device_of("auto").type == encoding.device_of("cpu").type == "cpu"
-        with pytest.raises(UserError, match="--device is cuda: there is none here, give cpu"):
+        with pytest.raises(UserError, match="--device is cuda: there is no CUDA device here, give cpu"):
             encoding.device_of("cuda")
 
     @pytest.mark.parametrize(

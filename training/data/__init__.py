@@ -1,1 +1,1 @@
-"""Samples of an export: which comes when, read, decoded, altered. No torch but in loader.py."""
+"""Training data from an export: order, reading, decoding, augmentation. No torch but in loader.py."""

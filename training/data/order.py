@@ -1,11 +1,11 @@
-"""Which sample comes when: a pure function of (seed, epoch) over the counts of a split's shards. numpy alone.
+"""The shuffled order of samples: a pure function of (seed, epoch) and the sizes of a split's shards. numpy alone.
 
     shards, permuted    │ 7   2   9 │ 4   0   8 │ 1   3   6   5 │    by (seed, epoch)
     windows of whole ones   0           1            2               at least `window` samples each
     samples of a window, permuted together                           by (seed, epoch, window)
 
-What is in memory is the permutation of a window, whatever the size of the data set. numpy's generators may give other
-permutations in another version of numpy, so that a run keeps to the version that it began with.
+Only the permutation of a window is in memory, whatever the size of the data set. Another version of numpy may give
+other permutations, so a run should keep the version that it began with.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,20 +25,20 @@ Numbers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class State:
-    """A place in the endless stream of samples, all that a loader must keep of itself."""
+    """A position in the endless stream of samples: all that is saved of a loader."""
 
     seed: int
     epoch: int = 0
     index: int = 0  # of the next sample in its epoch
 
     def advance(self, count: int, samples: int) -> "State":
-        """The place `count` samples further on, where an epoch has `samples`."""
+        """The position `count` samples later, where an epoch has `samples`."""
         epochs, index = divmod(self.index + count, samples)
         return State(self.seed, self.epoch + epochs, index)
 
 
 class Places(NamedTuple):
-    """Some samples, side by side: the shard, as its number in `counts`, and the row of each."""
+    """Some samples as columns: each one's epoch, shard (position in `counts`) and row."""
 
     epochs: Numbers
     shards: Numbers
@@ -50,7 +50,7 @@ class Layout(NamedTuple):
 
     shards: Numbers  # permuted
     starts: Numbers  # samples before each shard of this order, and the sum of all
-    windows: Numbers  # the place in the order at which each window begins, and the number of shards
+    windows: Numbers  # the position in the order at which each window begins, and the number of shards
 
 
 class Order:
@@ -69,7 +69,7 @@ class Order:
         return int(found.shards[0]), int(found.rows[0])
 
     def take(self, state: State, count: int) -> Places:
-        """The `count` samples from a place of the endless stream on."""
+        """The `count` samples that follow a position of the stream."""
         assert state.seed == self._seed, state
         parts = [self._part(*span) for span in self._spans(state, count)]
         return Places(*map(np.concatenate, zip(*parts, strict=True)))
@@ -87,9 +87,9 @@ class Order:
     def _part(self, epoch: int, first: int, end: int) -> Places:
         """The samples of a piece that lies within one window."""
         layout = self._layout(epoch)
-        begins = layout.starts[layout.windows]
-        window = int(np.searchsorted(begins, first, side="right")) - 1
-        positions = begins[window] + self._samples(epoch, window)[first - begins[window] : end - begins[window]]
+        starts = layout.starts[layout.windows]
+        window = int(np.searchsorted(starts, first, side="right")) - 1
+        positions = starts[window] + self._samples(epoch, window)[first - starts[window] : end - starts[window]]
         places = np.searchsorted(layout.starts, positions, side="right") - 1
         return Places(np.full(end - first, epoch), layout.shards[places], positions - layout.starts[places])
 
@@ -101,16 +101,16 @@ class Order:
 
     def _permute(self, epoch: int, window: int) -> npt.NDArray[Any]:
         layout = self._layout(epoch)
-        begin, end = layout.starts[layout.windows[window : window + 2]]
-        return random_of("window", self._seed, epoch, str(window)).permutation(np.arange(end - begin, dtype=np.int32))
+        start, end = layout.starts[layout.windows[window : window + 2]]
+        return random_of("window", self._seed, epoch, str(window)).permutation(np.arange(end - start, dtype=np.int32))
 
 
 def windows(counts: Sequence[int], least: int) -> list[int]:
-    """Where each window begins: the fewest shards with `least` samples; what is left at the end joins the last."""
-    begins, held = [0], 0
+    """The first shard of each window: as few shards as have `least` samples; a smaller rest joins the last window."""
+    starts, samples = [0], 0
     for place, count in enumerate(counts):
-        if held >= least:
-            begins.append(place)
-            held = 0
-        held += count
-    return begins[:-1] if held < least and len(begins) > 1 else begins
+        if samples >= least:
+            starts.append(place)
+            samples = 0
+        samples += count
+    return starts[:-1] if samples < least and len(starts) > 1 else starts

@@ -1,4 +1,4 @@
-"""A split of an export: its shards by the manifest, what is damaged among them, their rows. No torch."""
+"""A split of an export: its shards by the manifest, which of them are damaged, their rows. No torch."""
 
 import hashlib
 import io
@@ -23,7 +23,7 @@ Damaged = Literal["refuse", "quarantine"]
 KIND = "export"
 BLOCK = 1 << 20  # bytes that are hashed at a time
 READERS = 8  # files that are hashed at a time
-PLACE = ("key", "image_offset", "image_bytes")  # columns that tell where a picture stands
+PLACE = ("key", "image_offset", "image_bytes")  # columns that locate a picture in the tar
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,18 @@ class Shard:
 
 
 class Damage(Exception):
-    """What is wrong with a shard, as words that begin with the file's name."""
+    """A shard is damaged; the message begins with the file's name."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """The shards of a split that are there to be read, in the manifest's order."""
+    """The readable shards of a split, in the manifest's order."""
 
     path: str  # of the export
     split: str
     shards: tuple[Shard, ...]
     sha256: str  # of the manifest
-    quarantined: tuple[tuple[str, str], ...] = ()  # tar's name and what is wrong, of each shard that is left out
+    quarantined: tuple[tuple[str, str], ...] = ()  # the tar's name and the damage of each shard left out
 
     @property
     def counts(self) -> list[int]:
@@ -58,9 +58,15 @@ class Split:
         return sum(self.counts)
 
     def identity(self) -> Json:
-        """What tells these samples from others, without a clock: for the record of a run."""
-        told = {"split": self.split, "manifest_sha256": self.sha256, "samples": self.samples}
-        return {"path": self.path, **told, "shards": len(self.shards), "quarantined": [n for n, _ in self.quarantined]}
+        """Identifies these samples in a run's record."""
+        return {
+            "path": self.path,
+            "split": self.split,
+            "manifest_sha256": self.sha256,
+            "samples": self.samples,
+            "shards": len(self.shards),
+            "quarantined": [name for name, _ in self.quarantined],
+        }
 
     def tar(self, shard: Shard) -> str:
         return join(self.path, self.split, tar_name(shard.index))
@@ -75,7 +81,7 @@ class Split:
     def refusal(self, what: str) -> UserError:
         """The error for a damaged file; `what` begins with its name below the export."""
         return UserError(
-            f"{join(self.path, what)}: `gesso verify {self.path}` tells all that is damaged, "
+            f"{join(self.path, what)}: `gesso verify {self.path}` lists all damage, "
             "`gesso train dvae --damaged quarantine` leaves such shards out"
         )
 
@@ -83,19 +89,19 @@ class Split:
 def open_split(data: str, split: str, damaged: Damaged = "refuse", checksums: bool = False) -> Split:
     """A split of what `gesso export` wrote to `data`, with no shard that is missing or has another size.
 
-    `checksums` has the bytes of every file hashed as well; what "quarantine" leaves out is always told by all of it,
-    and on stderr. Raises UserError where `data` is no finished export or nothing is left, or for the first damaged
-    shard where they are to be refused.
+    `checksums` also verifies the checksum of every file, which "quarantine" always does; each shard that it leaves out
+    is named on stderr. Raises UserError where `data` is no finished export or has no samples left, and with "refuse"
+    for the first damaged shard.
     """
-    data = data.rstrip("/")
+    data = storage.plain(data)
     manifest, sha256 = read_manifest(data)
     entries = [entry for entry in manifest["shards"] if entry["split"] == split]
     shards = [Shard(entry["index"], entry["count"], entry["files"]) for entry in entries]
-    told = damages(data, split, shards, checksums or damaged == "quarantine")
-    if told and damaged == "refuse":
-        raise Split(data, split, (), sha256).refusal(next(iter(told.values())))
-    kept = tuple(shard for shard in shards if shard.index not in told)
-    quarantined = tuple((f"{split}/{tar_name(index)}", what) for index, what in told.items())
+    damage = find_damage(data, split, shards, checksums or damaged == "quarantine")
+    if damage and damaged == "refuse":
+        raise Split(data, split, (), sha256).refusal(next(iter(damage.values())))
+    kept = tuple(shard for shard in shards if shard.index not in damage)
+    quarantined = tuple((f"{split}/{tar_name(index)}", what) for index, what in damage.items())
     for name, what in quarantined:
         print(f"{join(data, name)} is left out with its samples: {what}", file=sys.stderr)
     found = Split(data, split, kept, sha256, quarantined)
@@ -112,23 +118,21 @@ def read_manifest(data: str) -> tuple[Json, str]:
         body = storage.read(path)
     except FileNotFoundError as error:
         if storage.exists(join(data, PLAN)):
-            raise UserError(
-                f"{data} is not finished: run its `gesso export` again, it goes on where it stopped"
-            ) from error
+            raise UserError(f"{data} is not finished: run its `gesso export` again, it continues") from error
         raise UserError(f"{data} holds no {MANIFEST}: give the --output of a `gesso export`") from error
     except (OSError, ValueError, ImportError) as error:  # the last two: no filesystem of that name, or not installed
         raise UserError(f"{path} cannot be read ({str(error) or repr(error)})") from error
     try:
         manifest = json.loads(body)
     except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}): export anew") from error
+        raise UserError(f"{path} is not JSON ({error}): export again") from error
     if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
         raise UserError(f"{data} is no export: give the --output of a `gesso export`")
     return manifest, hashlib.sha256(body).hexdigest()
 
 
-def damages(data: str, split: str, shards: Sequence[Shard], checksums: bool) -> dict[int, str]:
-    """What is wrong with each damaged shard, by its index."""
+def find_damage(data: str, split: str, shards: Sequence[Shard], checksums: bool) -> dict[int, str]:
+    """The damage of each damaged shard, by its index."""
     present = storage.sizes(join(data, split))
 
     def check(shard: Shard) -> str | None:
@@ -141,8 +145,8 @@ def damages(data: str, split: str, shards: Sequence[Shard], checksums: bool) -> 
         return None
 
     with ThreadPoolExecutor(READERS) as pool:
-        told = pool.map(check, shards)
-        return {shard.index: what for shard, what in zip(shards, told, strict=True) if what}
+        found = pool.map(check, shards)
+        return {shard.index: what for shard, what in zip(shards, found, strict=True) if what}
 
 
 def check_sizes(split: str, shard: Shard, present: dict[str, int]) -> None:
@@ -155,7 +159,7 @@ def check_sizes(split: str, shard: Shard, present: dict[str, int]) -> None:
 
 
 def check_bytes(data: str, split: str, shard: Shard) -> None:
-    """Raises Damage where the tar is not the manifest's, or the rows are not, or do not tell where pictures stand."""
+    """Raises Damage where tar or rows differ from the manifest, or the rows do not locate the pictures."""
     name = tar_name(shard.index)
     if file_sha256(join(data, split, name)) != shard.files[name]["sha256"]:
         raise Damage(f"{split}/{name} differs from {MANIFEST} in its sha256")
@@ -176,17 +180,17 @@ def file_sha256(path: str) -> str:
 def read_rows(data: str, split: str, shard: Shard, columns: Sequence[str]) -> pa.Table:
     """Some columns of a shard's rows. Raises Damage."""
     name = rows_name(shard.index)
-    told = f"{split}/{name}"
+    path = f"{split}/{name}"
     try:
-        body = storage.read(join(data, told))
+        body = storage.read(join(data, path))
     except OSError as error:
-        raise Damage(f"{told} cannot be read ({error.strerror or error})") from error
+        raise Damage(f"{path} cannot be read ({error.strerror or error})") from error
     if hashlib.sha256(body).hexdigest() != shard.files[name]["sha256"]:
-        raise Damage(f"{told} differs from {MANIFEST} in its sha256")
+        raise Damage(f"{path} differs from {MANIFEST} in its sha256")
     parquet = pq.ParquetFile(io.BytesIO(body))
     absent = [column for column in columns if column not in parquet.schema_arrow.names]
     if absent:
-        raise Damage(f"{told} has no column {absent[0]}")
+        raise Damage(f"{path} has no column {absent[0]}")
     if parquet.metadata.num_rows != shard.count:
-        raise Damage(f"{told} has {parquet.metadata.num_rows:,} rows, in {MANIFEST} {shard.count:,}")
+        raise Damage(f"{path} has {parquet.metadata.num_rows:,} rows, in {MANIFEST} {shard.count:,}")
     return parquet.read(columns=list(columns), use_threads=False)

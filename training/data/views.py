@@ -1,4 +1,4 @@
-"""Listings 1 and 2 of the paper: a picture → a square view of it, by random numbers; and the view of an evaluation.
+"""Random crops as in listings 1 and 2 of the DALL-E paper, and the centre crop of an evaluation.
 
     (h, w) ─ square crop, side s = min(h, w) ─▶ (s, s) ─ area resize ─▶ (t, t) ─ crop ─▶ (size, size) ─ flip
 
@@ -18,7 +18,7 @@ from gesso.images import Pixels
 def dvae_view(pixels: Pixels, size: int, random: Generator) -> Pixels:
     """Listing 1, for the dVAE: (size, size, 3). Raises Rejected(too_small) where the short side is under `size`.
 
-    The paper's 288 and 384 at 256 are round(9/8 · size) and round(12/8 · size).
+    The listing's 288 and 384 at 256 are round(9/8 · size) and round(12/8 · size).
     """
     side = _short_side(pixels, size)
     square = _random_crop(pixels, side, random)
@@ -40,10 +40,10 @@ def prior_view(pixels: Pixels, size: int, random: Generator) -> Pixels:
 
 
 def centre_view(pixels: Pixels, size: int) -> Pixels:
-    """For evaluation, without chance: (size, size, 3). Raises Rejected(too_small) where the short side is under `size`.
+    """For evaluation, not random: (size, size, 3). Raises Rejected(too_small) where the short side is under `size`.
 
-    As the authors prepare pictures for the released weights: Pillow's Lanczos, antialiased, until the short side is
-    `size`, then the middle.
+    As in OpenAI's example for the released dVAE: resized by Pillow's Lanczos until the short side is `size`, then the
+    middle.
     """
     side = _short_side(pixels, size)
     height, width = (round(length * size / side) for length in pixels.shape[:2])
@@ -60,7 +60,7 @@ def _short_side(pixels: Pixels, size: int) -> int:
 
 
 def _near_middle(length: int, side: int, random: Generator) -> int:
-    """Listing 2's place of the square along one axis: in the middle quarter of what is left over."""
+    """Listing 2's offset of the square along one axis: random in the middle quarter of what is left over."""
     low = 3 * (length - side) // 8
     return int(random.integers(low, max(low + 1, 5 * (length - side) // 8)))
 

@@ -1,4 +1,4 @@
-"""A model spread over processes: whole in each (DDP) or in shares (FSDP). Is handed its blocks and knows no model."""
+"""A model spread over processes: replicated (DDP) or sharded (FSDP). It is handed its blocks and knows no model."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,13 +12,14 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from gesso.processes import Group
 
+# Each module whose forward pass is called from outside (a root), with those blocks of it that FSDP gathers one by one.
 Blocks = Mapping[nn.Module, Sequence[nn.Module]]
 
 
-def spread(model: nn.Module, blocks: Blocks, group: Group, parallel: str) -> nn.Module:
-    """The model as all processes together train it; with FSDP the parameters of `model` itself become shares.
+def parallelize(model: nn.Module, blocks: Blocks, group: Group, parallel: str) -> nn.Module:
+    """The module to call in training; with `fsdp` the parameters below the roots become shards in place.
 
-    `blocks`: for each part of the model that is called by itself, its residual blocks, which FSDP gathers one by one.
+    `parallel`: `ddp` or `fsdp`; one process alone needs neither.
     """
     if group.size == 1:
         return model
@@ -34,43 +35,48 @@ def spread(model: nn.Module, blocks: Blocks, group: Group, parallel: str) -> nn.
 
 
 @contextmanager
-def gathering(model: nn.Module, last: bool) -> Iterator[None]:
-    """Adds up gradients in each process alone, until the `last` part of an update."""
+def gradient_sync(model: nn.Module, roots: Iterable[nn.Module], last: bool) -> Iterator[None]:
+    """Sums gradients over processes only in the `last` part of an update; before it, each process adds up its own.
+
+    `model` is what `parallelize` returned, `roots` are the keys of its blocks.
+    """
     if isinstance(model, nn.parallel.DistributedDataParallel) and not last:
         with model.no_sync():
             yield
         return
-    for half in model.children():
-        if isinstance(half, FSDPModule):
-            half.set_requires_gradient_sync(last)
+    for root in sharded(roots):
+        root.set_requires_gradient_sync(last)
     yield
 
 
-def gathered_again(model: nn.Module) -> None:
-    """Has the next forward pass gather the weights anew: a root may still hold those of its last one whole."""
-    for half in model.children():
-        if isinstance(half, FSDPModule):
-            half.reshard()
+def reshard(roots: Iterable[nn.Module]) -> None:
+    """Has the next forward pass gather the weights again: FSDP may keep a root's gathered weights of the last pass."""
+    for root in sharded(roots):
+        root.reshard()
+
+
+def sharded(roots: Iterable[nn.Module]) -> list[FSDPModule]:
+    return [root for root in roots if isinstance(root, FSDPModule)]
 
 
 def local(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """This process's part of each tensor, the same memory."""
+    """This process's shard of each tensor, the same memory; a tensor that is not sharded is its own."""
     return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """The whole tensor, in every process: all must ask together."""
+def full(tensor: Tensor) -> Tensor:
+    """The full tensor, in every process. Collective: all processes must call it together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
 def fill(target: Tensor, value: Tensor) -> None:
-    """Copies a whole tensor into `target`, or its share of it."""
+    """Copies a full tensor into `target`, or this process's part of it where `target` is sharded."""
     if isinstance(target, DTensor):
         value = cast(Tensor, distribute_tensor(value.to(target.device), target.device_mesh, target.placements))
     target.copy_(value)
 
 
-def norm(tensors: Iterable[Tensor]) -> float:
-    """The L2 norm of all tensors together."""
-    return float(whole(nn.utils.get_total_norm(list(tensors))))
+def total_norm(tensors: Iterable[Tensor]) -> float:
+    """The L2 norm of all tensors together, over all processes. Collective where tensors are sharded."""
+    return float(full(nn.utils.get_total_norm(list(tensors))))

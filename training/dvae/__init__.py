@@ -1,1 +1,1 @@
-"""The discrete VAE: pictures → grids of codes → pictures (paper section 2)."""
+"""The discrete VAE: pictures → grids of codes → pictures (DALL-E paper, section 2.1 and appendix A)."""

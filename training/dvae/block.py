@@ -1,4 +1,4 @@
-"""The residual block that encoder and decoder share but for the sizes of its four kernels."""
+"""The residual block of encoder and decoder, which differ in its kernel sizes."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from gesso.training.dvae.layers import Conv2d
 class Block(nn.Module):
     """(b, n_in, h, w) → (b, n_out, h, w): id(x) + res(x) / layers², res four times ReLU and convolution.
 
-    The hidden width is n_out / 4; id is a 1×1 convolution where the widths differ (paper section 2).
+    The hidden width is n_out / 4; id is a 1×1 convolution where the widths differ (DALL-E paper, A.1).
     """
 
     def __init__(self, n_in: int, n_out: int, layers: int, kernels: Sequence[int]) -> None:
@@ -29,8 +29,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.recompute and self.training:
-            again: Tensor = checkpoint(self._compute, x, use_reentrant=False)
-            return again
+            recomputed: Tensor = checkpoint(self._compute, x, use_reentrant=False)
+            return recomputed
         return self._compute(x)
 
     def _compute(self, x: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ class Block(nn.Module):
 
 
 def group(widths: Sequence[int], layers: int, kernels: Sequence[int], end: tuple[str, nn.Module] | None) -> nn.Module:
-    """Blocks of the given widths one behind the other, and what changes the resolution behind them."""
+    """A sequence of blocks; `end`, name and module, changes the resolution after them."""
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     for number in range(1, len(widths)):
         parts[f"block_{number}"] = Block(widths[number - 1], widths[number], layers, kernels)

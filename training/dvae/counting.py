@@ -1,4 +1,4 @@
-"""What a dVAE takes, counted on the meta device: parameters, operations, memory by kind. Nothing is computed."""
+"""Cost of a dVAE, counted on the meta device: parameters, FLOPs, memory by kind. Nothing is computed."""
 
 from typing import NamedTuple
 
@@ -11,27 +11,27 @@ from gesso.training.dvae.model import DVAE
 from gesso.training.dvae.settings import DvaeConfig
 
 FLOAT = 4  # bytes
-STATES = ("parameters", "gradients", "first moments", "second moments", "average of weights")  # float32 each
+STATES = ("parameters", "gradients", "first moments", "second moments", "averaged weights")  # float32 each
 
 
-class Takes(NamedTuple):
-    """What one picture takes, and the model whatever the batch."""
+class Cost(NamedTuple):
+    """Cost of the model, and of one picture."""
 
     encoder: int  # parameters
     decoder: int
-    operations: int  # floating-point, of forward and backward, a picture
-    activations: int  # bytes that are kept for the backward pass, a picture
-    copies: int  # bytes of weights that are kept in a lower precision, whatever the batch
+    flops: int  # per picture, forward and backward
+    activations: int  # bytes kept for the backward pass, per picture
+    copies: int  # bytes of the weights' copies in lower precision, whatever the batch size
 
     @property
     def parameters(self) -> int:
         return self.encoder + self.decoder
 
 
-def count(config: DvaeConfig, dtype: torch.dtype = torch.float32, recompute: bool = False) -> Takes:
-    """Of a preset, by a forward and a backward pass of one picture without memory.
+def count(config: DvaeConfig, dtype: torch.dtype = torch.float32, recompute: bool = False) -> Cost:
+    """Counts the cost by forward and backward passes of one and two pictures on the meta device.
 
-    Operations are those of the model's arithmetic: what `recompute` computes again is not among them.
+    FLOPs are those of the model: what `recompute` computes again is not counted.
     """
     with torch.device("meta"):
         model, one, two = DVAE(config), inputs(config, 1), inputs(config, 2)
@@ -42,11 +42,11 @@ def count(config: DvaeConfig, dtype: torch.dtype = torch.float32, recompute: boo
         model.recompute()
     kept, more = kept_bytes(model, *one), kept_bytes(model, *two)
     each = more - kept
-    return Takes(size(model.encoder), size(model.decoder), counter.get_total_flops(), each, kept - each)
+    return Cost(size(model.encoder), size(model.decoder), counter.get_total_flops(), each, kept - each)
 
 
 def inputs(config: DvaeConfig, count: int) -> tuple[Tensor, ...]:
-    """What a forward pass of so many pictures takes."""
+    """Inputs of a forward pass of `count` pictures."""
     pixels = torch.empty(count, config.image_size, config.image_size, 3, dtype=torch.uint8)
     noise = torch.empty(count, config.grid, config.grid, config.vocabulary)
     return pixels, noise, *torch.ones(2).unbind()
@@ -57,7 +57,7 @@ def size(model: nn.Module) -> int:
 
 
 def kept_bytes(model: nn.Module, *inputs: Tensor) -> int:
-    """Bytes of all that autograd keeps for a backward pass, weights not counted, each memory once."""
+    """Bytes of the tensors that autograd saves for the backward pass, weights excluded, shared storage counted once."""
     weights = {id(value) for value in model.parameters()}
     held = dict[int, Tensor]()
 

@@ -1,4 +1,4 @@
-"""The decoder: codes → what is told of each subpixel. Mirrors encoder.py; names and arithmetic of the released one.
+"""The decoder: codes → distribution of each subpixel. Mirrors encoder.py; names and arithmetic as in the released dVAE.
 
 (b, K, S/8, S/8) ─ 1×1 ─ group 1: 8W ─ ×2 ─ group 2: 4W ─ ×2 ─ group 3: 2W ─ ×2 ─ group 4: W ─ 1×1 ─ (b, 6, S, S)
 """
@@ -15,7 +15,7 @@ KERNELS = (1, 3, 3, 3)
 
 
 class Decoder(nn.Module):
-    """float32 (b, K, S/8, S/8), codes one-hot or relaxed → (b, 6, S, S): mu, and behind it ln b, of three channels."""
+    """float32 (b, K, S/8, S/8), one-hot or relaxed codes → (b, 6, S, S): mu of three channels, then ln b."""
 
     def __init__(self, config: DvaeConfig) -> None:
         super().__init__()
@@ -32,5 +32,5 @@ class Decoder(nn.Module):
         self.blocks = nn.Sequential(parts)
 
     def forward(self, x: Tensor) -> Tensor:
-        told: Tensor = self.blocks(x)
-        return told
+        output: Tensor = self.blocks(x)
+        return output

@@ -1,6 +1,6 @@
-"""`gesso train dvae --dry_run`: what a preset takes, in words. Nothing is read or written."""
+"""`gesso train dvae --dry_run`: parameters, memory and schedules of a run as text. Nothing is read or written."""
 
-from gesso.training.dvae.counting import FLOAT, STATES, Takes, count
+from gesso.training.dvae.counting import FLOAT, STATES, Cost, count
 from gesso.training.dvae.schedules import rates
 from gesso.training.dvae.settings import Run
 from gesso.training.dvae.trainer import DTYPES
@@ -8,39 +8,39 @@ from gesso.training.dvae.trainer import DTYPES
 MIB = 1 << 20
 
 
-def tell(run: Run, processes: int) -> str:
-    """Parameters, operations, memory by kind of each process, and the schedules."""
-    takes = count(run.dvae, DTYPES[run.loop.precision], run.loop.recompute)
-    return "\n".join([*parameters(takes), "", *memory(run, takes, processes), "", *schedules(run)])
+def describe(run: Run, processes: int) -> str:
+    """Parameters, FLOPs, memory of each process by kind, and the schedules."""
+    cost = count(run.dvae, DTYPES[run.compute.precision], run.compute.recompute)
+    return "\n".join([*parameters(cost), "", *memory(run, cost, processes), "", *schedules(run)])
 
 
-def parameters(takes: Takes) -> list[str]:
+def parameters(cost: Cost) -> list[str]:
     return [
-        f"parameters of the encoder  {takes.encoder:>13,}",
-        f"parameters of the decoder  {takes.decoder:>13,}",
-        f"together                   {takes.parameters:>13,}",
-        f"operations of a picture    {takes.operations / 1e9:>13,.1f} GFLOP, forward and backward",
+        f"parameters of the encoder  {cost.encoder:>13,}",
+        f"parameters of the decoder  {cost.decoder:>13,}",
+        f"parameters in all          {cost.parameters:>13,}",
+        f"operations per picture     {cost.flops / 1e9:>13,.1f} GFLOP, forward and backward",
     ]
 
 
-def memory(run: Run, takes: Takes, processes: int) -> list[str]:
-    """By kind, MiB of one process: shares of the weights' states with fsdp, else all of them."""
-    shares = processes if run.loop.parallel == "fsdp" else 1
-    held = -(-run.learn.batch_size // (processes * run.loop.accumulate))
-    kinds = [(name, takes.parameters * FLOAT / shares) for name in STATES]
-    kinds.append(("weights in lower precision", takes.copies))
-    kinds.append((f"activations of {held} pictures", takes.activations * held))
+def memory(run: Run, cost: Cost, processes: int) -> list[str]:
+    """MiB of one process by kind; with fsdp the weights and their states are sharded."""
+    shards = processes if run.compute.parallel == "fsdp" else 1
+    pictures = -(-run.training.batch_size // (processes * run.compute.accumulate))
+    kinds = [(name, cost.parameters * FLOAT / shards) for name in STATES]
+    kinds.append(("weights in lower precision", cost.copies))
+    kinds.append((f"activations of {pictures} pictures", cost.activations * pictures))
     lines = [f"{name:27}{amount / MIB:>13,.0f} MiB" for name, amount in kinds]
     total = sum(amount for _, amount in kinds)
-    return [*lines, f"{'memory of a process':27}{total / MIB:>13,.0f} MiB, {processes} in all"]
+    return [*lines, f"{'memory of one process':27}{total / MIB:>13,.0f} MiB; processes: {processes}"]
 
 
 def schedules(run: Run) -> list[str]:
-    """The rates at the beginning, the ends of the schedules, and at points between."""
-    ends = {run.learn.beta_steps, run.learn.temperature_steps, run.learn.learning_rate_steps}
+    """The scheduled values at the start, at the ends of the schedules, and between."""
+    ends = {run.training.beta_steps, run.training.temperature_steps, run.training.learning_rate_steps}
     marks = sorted({0, *ends, *(max(ends) * part // 4 for part in (1, 2, 3)), run.steps})
-    lines = [f"{'update':>10}  {'step size':>10}  {'temperature':>11}  {'beta':>6}"]
+    lines = [f"{'update':>10}  {'learning rate':>13}  {'temperature':>11}  {'beta':>6}"]
     for step in marks:
-        now = rates(step, run.learn)
-        lines.append(f"{step:>10,}  {now.learning_rate:>10.3g}  {now.temperature:>11.4f}  {now.beta:>6.3f}")
+        now = rates(step, run.training)
+        lines.append(f"{step:>10,}  {now.learning_rate:>13.3g}  {now.temperature:>11.4f}  {now.beta:>6.3f}")
     return lines

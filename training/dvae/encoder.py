@@ -1,4 +1,4 @@
-"""The encoder: pictures → logits of the codes. Mirrors decoder.py; names and arithmetic are those of the released one.
+"""The encoder: pictures → logits of the codes. Mirrors decoder.py; names and arithmetic as in the released dVAE.
 
 (b, 3, S, S) ─ 7×7 ─ group 1: W ─ pool ─ group 2: 2W ─ pool ─ group 3: 4W ─ pool ─ group 4: 8W ─ 1×1 ─ (b, K, S/8, S/8)
 """

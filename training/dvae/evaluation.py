@@ -1,6 +1,6 @@
-"""A dVAE on the validation split: bounds, errors, codes in use, and pictures for people. torch.
+"""Evaluates a dVAE on the validation split: ELBO, reconstruction errors, codes in use, and image grids. torch.
 
-Relaxed: codes drawn at the training's temperature; hard: the likeliest codes, as `gesso encode` writes them.
+Relaxed: codes sampled at the temperature of the training; hard: the likeliest codes, as `gesso encode` writes them.
 """
 
 import io
@@ -15,31 +15,31 @@ from torch import Tensor
 
 from gesso.images import Pixels
 from gesso.processes import Group
-from gesso.training.data.loader import in_order
+from gesso.training.data.loader import sequential_batches
 from gesso.training.data.split import Split
 from gesso.training.dvae import metrics, objective
-from gesso.training.dvae.model import DVAE, planes
+from gesso.training.dvae.model import DVAE, channels_first
 from gesso.training.dvae.noise import exponential
 from gesso.training.dvae.objective import SUBPIXELS
 from gesso.training.dvae.settings import FACTOR
 
-SHOWN = 16  # pictures of a grid, in rows of 8
-ACROSS = 8
-AROUND = 3  # a code's picture is what stands in the middle of 3×3 of it
-GAP = 2  # pixels
+SHOWN = 16  # pictures of a grid
+COLUMNS = 8  # of a grid
+REPEATS = 3  # a code is shown by decoding 3×3 of it and taking the middle
+GAP = 2  # pixels between pictures
 
 
 class Evaluation(NamedTuple):
-    """What an evaluation found, the same in every process but for the pictures, which the first alone has."""
+    """Results of an evaluation: metrics and counts are of all processes, pictures of this one's samples."""
 
     values: dict[str, float]
     counts: Tensor  # int64 (K,): how often each code was the likeliest
     originals: Tensor  # uint8 (n, S, S, 3)
-    reconstructions: Tensor  # likewise
+    reconstructions: Tensor  # the same shape
 
 
 class Sums:
-    """What is added up over pictures, in float64, to be totalled over processes."""
+    """Sums over pictures, in float64."""
 
     NAMES = ("relaxed_nll", "hard_nll", "kl", "mse", "psnr", "ssim", "pictures")
 
@@ -48,13 +48,13 @@ class Sums:
         self.counts = torch.zeros(vocabulary, dtype=torch.int64, device=device)
 
     def add(self, each: dict[str, Tensor], codes: Tensor) -> None:
-        """`each`: (b,) by name."""
+        """`each`: metrics of each picture, (b,), by name; `codes`: (b, g, g)."""
         ones = torch.ones_like(each["mse"])
         self.values += torch.stack([{**each, "pictures": ones}[name].double().sum() for name in self.NAMES])
         self.counts += metrics.count_codes(codes, len(self.counts))
 
     def means(self, group: Group) -> dict[str, float]:
-        """Totals over processes, then means over pictures."""
+        """Means over the pictures of all processes. Collective: it also sums `counts` over processes."""
         total = dict(zip(self.NAMES, group.total(self.values).tolist(), strict=True))
         group.total(self.counts)
         return {name: total[name] / total["pictures"] for name in self.NAMES[:-1]}
@@ -64,14 +64,14 @@ class Sums:
 def evaluate(
     model: DVAE, split: Split, samples: int, batch_size: int, temperature: float, group: Group, threads: int
 ) -> Evaluation:
-    """The model as it is on the first `samples` pictures of a split; every process takes its share.
+    """Evaluates the model on the first `samples` pictures of a split, divided among the processes.
 
-    Every process makes as many forward passes as any other: with shares of the weights they need each other.
+    All processes make the same number of forward passes: with sharded weights each pass is collective.
     """
     samples = min(samples, split.samples)
     sums, shown = Sums(model.config.vocabulary, group.device), list[tuple[Tensor, Tensor]]()
-    share = in_order(split, model.config.image_size, samples, group.rank, group.size, threads, batch_size)
-    for keys, pixels in filled(share, ceil(ceil(samples / group.size) / batch_size), model.config.image_size):
+    share = sequential_batches(split, model.config.image_size, samples, group.rank, group.size, threads, batch_size)
+    for keys, pixels in padded(share, ceil(ceil(samples / group.size) / batch_size), model.config.image_size):
         taken = len(keys)
         pixels = pixels.to(group.device)
         each, codes, picture = measure(model, pixels, keys or [""], temperature)
@@ -79,11 +79,11 @@ def evaluate(
         if sum(len(pair[0]) for pair in shown) < SHOWN:
             shown.append((pixels[:taken].cpu(), to_bytes(picture[:taken]).cpu()))
     originals, reconstructions = (torch.cat(side)[:SHOWN] for side in zip(*shown, strict=True))
-    return Evaluation(named(sums.means(group), sums.counts), sums.counts, originals, reconstructions)
+    return Evaluation(val_metrics(sums.means(group), sums.counts), sums.counts, originals, reconstructions)
 
 
-def filled(batches: Iterator[tuple[list[str], Pixels]], count: int, size: int) -> Iterator[tuple[list[str], Tensor]]:
-    """`count` batches: behind the last one of a black picture that is no sample's."""
+def padded(batches: Iterator[tuple[list[str], Pixels]], count: int, size: int) -> Iterator[tuple[list[str], Tensor]]:
+    """`count` batches; those after the last have no keys and one black picture."""
     for _ in range(count):
         keys, pixels = next(batches, ([], np.zeros((1, size, size, 3), np.uint8)))
         yield keys, torch.from_numpy(pixels)
@@ -92,18 +92,18 @@ def filled(batches: Iterator[tuple[list[str], Pixels]], count: int, size: int) -
 def measure(
     model: DVAE, pixels: Tensor, keys: list[str], temperature: float
 ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Figures of each picture (b,), its codes (b, g, g), and its reconstruction (b, 3, S, S) in 0…1."""
-    x, grid = objective.map_pixels(planes(pixels)), model.config.grid
+    """Metrics of each picture (b,), its codes (b, g, g), and its reconstruction (b, 3, S, S) in 0…1."""
+    x, grid = objective.map_pixels(channels_first(pixels)), model.config.grid
     logits = model.encoder(x)
     shape = (grid, grid, model.config.vocabulary)
     noise = objective.gumbel(exponential("evaluate", 0, [0] * len(keys), keys, shape, pixels.device)).movedim(3, 1)
     relaxed = objective.logit_laplace(x, model.decoder(objective.relax(logits, noise, temperature)))
-    told = model.decoder(objective.harden(logits))
-    picture, true = objective.reconstruct(told), planes(pixels).float() / 255
+    hard = model.decoder(objective.harden(logits))
+    picture, true = objective.reconstruct(hard), channels_first(pixels).float() / 255
     squared = metrics.squared_error(picture, true)
     each = {
         "relaxed_nll": relaxed.mean((1, 2, 3)),
-        "hard_nll": objective.logit_laplace(x, told).mean((1, 2, 3)),
+        "hard_nll": objective.logit_laplace(x, hard).mean((1, 2, 3)),
         "kl": objective.kl_uniform(logits).mean((1, 2)),
         "mse": squared,
         "psnr": metrics.psnr(squared),
@@ -112,11 +112,11 @@ def measure(
     return each, logits.argmax(1), picture
 
 
-def named(means: dict[str, float], counts: Tensor) -> dict[str, float]:
-    """The figures as they are logged. Bounds are −(nll + kl/192), the true ELBO, in nats per subpixel on (0, 1).
+def val_metrics(means: dict[str, float], counts: Tensor) -> dict[str, float]:
+    """Metrics under the names by which they are logged. ELBO is −(nll + kl/192), nats per subpixel on (0, 1).
 
-    `val_nats_per_dim` is the hard bound for 8-bit values, what the authors' 3.6 to 3.7 seem to be (section 2): a
-    uniform density over 0…255 would have 5.54.
+    `val_nats_per_dim` is the negative hard ELBO for 8-bit values, probably that of the
+    3.6 to 3.7 that the authors recall; a uniform density over 0…255 has 5.54.
     """
     relaxed, hard = (-(means[name] + means["kl"] / SUBPIXELS) for name in ("relaxed_nll", "hard_nll"))
     return {
@@ -138,32 +138,33 @@ def to_bytes(pictures: Tensor) -> Tensor:
 
 
 def code_pictures(model: DVAE, device: torch.device, batch_size: int = 256) -> Tensor:
-    """What each code decodes to among its like: uint8 (K, 8, 8, 3)."""
-    middle = slice(AROUND // 2 * FACTOR, AROUND // 2 * FACTOR + FACTOR)
+    """What each code decodes to when its neighbours are the same code: uint8 (K, 8, 8, 3)."""
+    middle = slice(REPEATS // 2 * FACTOR, REPEATS // 2 * FACTOR + FACTOR)
     parts = []
     for codes in torch.split(torch.arange(model.config.vocabulary, device=device), batch_size):
-        pictures = model.pictures(codes[:, None, None].expand(-1, AROUND, AROUND))
+        pictures = model.decode(codes[:, None, None].expand(-1, REPEATS, REPEATS))
         parts.append(to_bytes(pictures[:, :, middle, middle]))
     return torch.cat(parts).cpu()
 
 
-def pairs(originals: Tensor, reconstructions: Tensor) -> Pixels:
-    """Rows of originals, each with the row of their reconstructions under it, white between: (h, w, 3) uint8."""
-    rows = [half for begin in range(0, len(originals), ACROSS) for half in (originals[begin:], reconstructions[begin:])]
-    return tiles([row[:ACROSS] for row in rows], GAP)
+def reconstruction_grid(originals: Tensor, reconstructions: Tensor) -> Pixels:
+    """Rows of originals, each with the row of their reconstructions under it: (h, w, 3) uint8."""
+    starts = range(0, len(originals), COLUMNS)
+    rows = [half[start : start + COLUMNS] for start in starts for half in (originals, reconstructions)]
+    return tiles(rows, GAP)
 
 
-def square(pictures: Tensor) -> Pixels:
-    """Pictures side by side in rows as long as there are rows, without a gap."""
-    across = ceil(sqrt(len(pictures)))
-    return tiles(list(torch.split(pictures, across)), 0)
+def code_grid(pictures: Tensor) -> Pixels:
+    """The pictures of codes in ceil(sqrt(K)) columns, row by row, without gaps: (h, w, 3) uint8."""
+    columns = ceil(sqrt(len(pictures)))
+    return tiles(list(torch.split(pictures, columns)), 0)
 
 
 def tiles(rows: list[Tensor], gap: int) -> Pixels:
-    """Rows of pictures of one size, (n, h, w, 3) each, on white."""
+    """Rows of pictures of one size, (n, h, w, 3) each, on a white canvas."""
     height, width = rows[0].shape[1:3]
-    across = max(map(len, rows))
-    canvas = np.full((len(rows) * (height + gap) - gap, across * (width + gap) - gap, 3), 255, np.uint8)
+    columns = max(map(len, rows))
+    canvas = np.full((len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
     for y, row in enumerate(rows):
         for x, picture in enumerate(row):
             top, left = y * (height + gap), x * (width + gap)

@@ -1,4 +1,4 @@
-"""The convolution of both halves, with the parameter names and the arithmetic of the released one."""
+"""The convolution of both halves, with the parameter names and the arithmetic of the released dVAE."""
 
 from math import sqrt
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 class Conv2d(nn.Module):
     """A convolution whose output is as large as its input: (b, n_in, h, w) → (b, n_out, h, w), in `compute`.
 
-    Weights are float32, N(0, 1/sqrt(n_in·kw²)) at first, biases 0 (paper section 2); `compute` is the dtype that input,
-    weights and biases are brought to, which `precision` below sets.
+    Weights are float32, N(0, 1/sqrt(n_in·kw²)) at first, biases 0, as in the released code. `compute` is the dtype to
+    which input, weights and biases are cast; `set_precision` sets it.
     """
 
     def __init__(self, n_in: int, n_out: int, kw: int, *, always_float32: bool = False) -> None:
@@ -26,7 +26,7 @@ class Conv2d(nn.Module):
 
 
 def set_precision(model: nn.Module, dtype: torch.dtype) -> None:
-    """Computes in `dtype`; what makes the logits and what the decoder begins with, in float32 at least."""
+    """Sets the dtype of all convolutions; `always_float32` ones (encoder's last, decoder's first) keep float32."""
     for layer in model.modules():
         if isinstance(layer, Conv2d):
             layer.compute = torch.float32 if layer.always_float32 and dtype.itemsize < 4 else dtype

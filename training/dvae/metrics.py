@@ -1,4 +1,4 @@
-"""How near a reconstruction is, and how the codes are used. torch alone.
+"""Metrics of reconstructions and of codebook usage. torch alone.
 
 b pictures, S their side, K codes.
 """
@@ -39,7 +39,7 @@ def ssim(one: Tensor, other: Tensor) -> Tensor:
 
 
 def count_codes(codes: Tensor, vocabulary: int) -> Tensor:
-    """How often each code stands in a grid: int64 (K,)."""
+    """How often each code occurs: int64 (K,)."""
     return torch.bincount(codes.flatten(), minlength=vocabulary)
 
 

@@ -1,4 +1,4 @@
-"""The noise of the relaxation: of each sample by itself, so that neither processes nor parts of a batch change it."""
+"""The noise of the Gumbel-softmax, keyed by sample, so that it does not depend on processes or parts of a batch."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ def exponential(
     shape: tuple[int, int, int],
     device: torch.device,
 ) -> Tensor:
-    """Exp(1) noise, float32 (b, *shape), the numbers of a sample keyed by purpose, seed, epoch and its key."""
+    """Exp(1) noise, float32 (b, *shape), each sample's from a generator of its own: purpose, seed, epoch and key."""
     out, generator = torch.empty(len(keys), *shape, device=device), torch.Generator(device)
     for row, epoch, key in zip(out, epochs, keys, strict=True):
         row.exponential_(generator=generator.manual_seed(seed_of(purpose, seed, epoch, key)))

@@ -1,4 +1,4 @@
-"""The loss of a dVAE in closed forms: pixel map, logit-Laplace, relaxed codes, KL against uniform (paper section 2).
+"""The loss of a dVAE (DALL-E paper, 2.1 and A.3): pixel map, logit-Laplace, Gumbel-softmax, KL to uniform. torch alone.
 
 b pictures, S their side, K codes, g = S/8.
 """
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from gesso.training.dvae.settings import FACTOR
 
 EPSILON = 0.1
-SUBPIXELS = 3 * FACTOR**2  # of a code: 192, by which beta is divided
+SUBPIXELS = 3 * FACTOR**2  # subpixels of one code, 192: the loss is per subpixel, so beta is divided by it
 # From the density of mapped pixels on (0, 1) to that of 8-bit values: d phi / d x = (1 − 2e) / 255.
 TO_BYTES = -log((1 - 2 * EPSILON) / 255)
 
@@ -22,8 +22,8 @@ def map_pixels(pixels: Tensor) -> Tensor:
     return pixels.float() * ((1 - 2 * EPSILON) / 255) + EPSILON
 
 
-def widened(x: Tensor) -> Tensor:
-    """At least float32."""
+def at_least_float32(x: Tensor) -> Tensor:
+    """float64 as it is, anything else as float32."""
     return x if x.dtype == torch.float64 else x.float()
 
 
@@ -32,17 +32,17 @@ def unmap_pixels(x: Tensor) -> Tensor:
     return ((x - EPSILON) / (1 - 2 * EPSILON)).clamp(0, 1)
 
 
-def reconstruct(told: Tensor) -> Tensor:
-    """What the decoder's output (b, 6, S, S) looks like: float32 (b, 3, S, S) in 0…1."""
-    return unmap_pixels(torch.sigmoid(widened(told[:, :3])))
+def reconstruct(output: Tensor) -> Tensor:
+    """The picture of the decoder's output (b, 6, S, S): float32 (b, 3, S, S) in 0…1."""
+    return unmap_pixels(torch.sigmoid(at_least_float32(output[:, :3])))
 
 
-def logit_laplace(x: Tensor, told: Tensor) -> Tensor:
+def logit_laplace(x: Tensor, output: Tensor) -> Tensor:
     """−ln f(x | mu, b) in nats of each subpixel (b, 3, S, S): ln 2 + ln b + ln x + ln(1 − x) + |logit x − mu| / b.
 
-    x (b, 3, S, S) in (0, 1); told (b, 6, S, S): mu, ln b.
+    x (b, 3, S, S) in (0, 1); output (b, 6, S, S): mu, ln b.
     """
-    mu, ln_b = widened(told).chunk(2, dim=1)
+    mu, ln_b = at_least_float32(output).chunk(2, dim=1)
     ln_x, ln_rest = x.log(), torch.log1p(-x)
     return log(2) + ln_b + ln_x + ln_rest + (ln_x - ln_rest - mu).abs() * (-ln_b).exp()
 
@@ -53,7 +53,7 @@ def gumbel(exponential: Tensor) -> Tensor:
 
 
 def relax(logits: Tensor, noise: Tensor, temperature: float | Tensor) -> Tensor:
-    """A relaxed draw of one code for each position, (b, K, g, g): softmax of (logits + Gumbel noise) / temperature."""
+    """A relaxed sample of one code at each position, (b, K, g, g): softmax of (logits + Gumbel noise) / temperature."""
     return F.softmax((logits + noise) / temperature, dim=1)
 
 

@@ -1,28 +1,28 @@
-"""The cosine schedules of step size, temperature and KL weight: pure functions of the update."""
+"""The cosine schedules of learning rate, temperature and KL weight: pure functions of the update."""
 
 from math import cos, pi
 from typing import NamedTuple
 
-from gesso.training.dvae.settings import LearnSettings
+from gesso.training.dvae.settings import TrainSettings
 
 
 class Rates(NamedTuple):
-    """What an update is made with."""
+    """The scheduled values of an update."""
 
     learning_rate: float
     temperature: float
     beta: float
 
 
-def cosine(step: int, begin: float, end: float, steps: int) -> float:
-    """From `begin` at update 0 along half a cosine to `end` at update `steps`, which it keeps."""
-    return end + (begin - end) * (1 + cos(pi * min(1.0, step / steps))) / 2
+def cosine(step: int, start: float, end: float, steps: int) -> float:
+    """From `start` at update 0 along half a cosine to `end` at update `steps`, constant after it."""
+    return end + (start - end) * (1 + cos(pi * min(1.0, step / steps))) / 2
 
 
-def rates(step: int, learn: LearnSettings) -> Rates:
+def rates(step: int, settings: TrainSettings) -> Rates:
     """The rates of update `step`, counted from 0."""
     return Rates(
-        cosine(step, learn.learning_rate, learn.final_learning_rate, learn.learning_rate_steps),
-        cosine(step, learn.temperature, learn.final_temperature, learn.temperature_steps),
-        cosine(step, 0.0, learn.beta, learn.beta_steps),
+        cosine(step, settings.learning_rate, settings.final_learning_rate, settings.learning_rate_steps),
+        cosine(step, settings.temperature, settings.final_temperature, settings.temperature_steps),
+        cosine(step, 0.0, settings.beta, settings.beta_steps),
     )

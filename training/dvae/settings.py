@@ -1,30 +1,27 @@
-"""What a dVAE is made of and how it is trained: frozen dataclasses, presets. Light: no torch."""
+"""Settings of a dVAE and of its training, and presets. Light: no torch."""
 
 from dataclasses import asdict, dataclass
 from math import inf, isfinite
 from typing import Any
 
 from gesso.errors import UserError
-from gesso.flags import at_least, flag, one_of
+from gesso.flags import at_least, flag
+from gesso.training.settings import ComputeSettings, LoopSettings
 
-FACTOR = 8  # pixels of a picture's side for a code: three halvings
+FACTOR = 8  # pixels along a side for one code: resolution is halved three times
 GROUPS = 4
 LARGEST_SEED = 2**63 - 1  # of torch's
-PRECISIONS = ("fp32", "bf16", "fp16")
-PARALLEL = ("ddp", "fsdp")
-FORMS = ("whole", "sharded")
-DAMAGED = ("refuse", "quarantine")
 
 
 @dataclass(frozen=True)
 class DvaeConfig:
-    """The shape of a dVAE; the defaults are the paper's (section 2)."""
+    """The shape of a dVAE; the defaults are the DALL-E paper's (arXiv 2102.12092, appendix A.1)."""
 
-    image_size: int = flag(256, "side of a picture, pixels; a code stands for 8×8 of them")
-    vocabulary: int = flag(8192, "codes")
-    width: int = flag(256, "channels at full resolution; 2, 4 and 8 times as many below")
-    input_width: int = flag(128, "channels that the decoder begins with")
-    blocks: int = flag(2, "residual blocks in each of the four groups")
+    image_size: int = flag(256, "side of the square pictures, pixels; each code stands for 8×8 of them")
+    vocabulary: int = flag(8192, "number of codes")
+    width: int = flag(256, "channels at full resolution; 2, 4 and 8 times as many at 1/2, 1/4 and 1/8")
+    input_width: int = flag(128, "channels of the decoder's first layer")
+    blocks: int = flag(2, "residual blocks in each of the four groups of encoder and decoder")
 
     def __post_init__(self) -> None:
         at_least(1, blocks=self.blocks, input_width=self.input_width)
@@ -43,21 +40,21 @@ class DvaeConfig:
 
 
 @dataclass(frozen=True)
-class LearnSettings:
-    """What decides the weights besides the data; the defaults are the paper's (section 2)."""
+class TrainSettings:
+    """What decides the weights besides model and data; the defaults are the DALL-E paper's (A.2)."""
 
     batch_size: int = flag(512, "pictures of an update, over all processes")
-    learning_rate: float = flag(1e-4, "step size at the beginning")
-    final_learning_rate: float = flag(1.25e-6, "step size at the end of its schedule, and behind it")
-    learning_rate_steps: int = flag(1_200_000, "updates over which the step size falls, along half a cosine")
-    temperature: float = flag(1.0, "of the relaxation at the beginning")
-    final_temperature: float = flag(1 / 16, "at the end of its schedule, and behind it")
-    temperature_steps: int = flag(150_000, "updates over which the temperature falls, along half a cosine")
-    beta: float = flag(6.6, "weight of the KL divergence at the end of its schedule; it begins with 0")
-    beta_steps: int = flag(5000, "updates over which the weight rises, along half a cosine")
-    weight_decay: float = flag(1e-4, "of AdamW")
-    ema: float = flag(0.999, "share of the old average that an update keeps")
-    seed: int = flag(0, "decides order, crops, noise and initial weights")
+    learning_rate: float = flag(1e-4, "learning rate at the start")
+    final_learning_rate: float = flag(1.25e-6, "learning rate at the end of its schedule, and after it")
+    learning_rate_steps: int = flag(1_200_000, "updates of the cosine schedule of the learning rate")
+    temperature: float = flag(1.0, "temperature of the Gumbel-softmax at the start")
+    final_temperature: float = flag(1 / 16, "temperature at the end of its schedule, and after it")
+    temperature_steps: int = flag(150_000, "updates of the cosine schedule of the temperature")
+    beta: float = flag(6.6, "weight of the KL divergence at the end of its schedule, which starts at 0")
+    beta_steps: int = flag(5000, "updates of the cosine schedule of the KL weight")
+    weight_decay: float = flag(1e-4, "weight decay of AdamW")
+    ema: float = flag(0.999, "decay of the exponential moving average of the weights, per update")
+    seed: int = flag(0, "seed of data order, crops, noise and initial weights")
 
     def __post_init__(self) -> None:
         at_least(1, batch_size=self.batch_size, learning_rate_steps=self.learning_rate_steps)
@@ -76,57 +73,27 @@ class LearnSettings:
 
 
 @dataclass(frozen=True)
-class LoopSettings:
-    """How the work is done: none of it decides more than the rounding of the weights, and a resume may change it."""
-
-    precision: str = flag("fp32", "of activations: fp32, bf16, or fp16 with one loss scale; weights are fp32")
-    parallel: str = flag("ddp", "with several processes: ddp (each has all weights) or fsdp (each has a share)")
-    accumulate: int = flag(1, "parts that a process cuts its pictures of an update into, to save memory")
-    recompute: bool = flag(False, "compute the blocks' activations again in the backward pass, to save memory")
-    compile: bool = flag(False, "compile the model with torch.compile")
-    workers: int = flag(2, "threads of a process that read and decode pictures")
-    damaged: str = flag("refuse", "what becomes of a damaged shard: refuse, or quarantine to go on without it")
-    log_every: int = flag(10, "updates between two lines of metrics.jsonl")
-    evaluate_every: int = flag(500, "updates between two evaluations")
-    validation_samples: int = flag(1024, "pictures of an evaluation, at most")
-    save_every: int = flag(500, "updates between two checkpoints")
-    keep: int = flag(3, "last checkpoints that are kept, besides the best")
-    checkpoint: str = flag("whole", "form of checkpoints: whole (one file) or sharded (a part from each process)")
-    spike: float = flag(2.0, "nats per subpixel over its average at which the loss stops the run")
-
-    def __post_init__(self) -> None:
-        one_of(PRECISIONS, precision=self.precision)
-        one_of(PARALLEL, parallel=self.parallel)
-        one_of(FORMS, checkpoint=self.checkpoint)
-        one_of(DAMAGED, damaged=self.damaged)
-        at_least(1, accumulate=self.accumulate, workers=self.workers, log_every=self.log_every, keep=self.keep)
-        at_least(1, evaluate_every=self.evaluate_every, save_every=self.save_every)
-        at_least(1, validation_samples=self.validation_samples)
-        if self.spike <= 0:
-            raise UserError(f"--spike is {self.spike}: give more than 0")
-
-
-@dataclass(frozen=True)
 class Run:
-    """All that one training is made of."""
+    """All settings of one training."""
 
     data: str
     output: str
     preset: str
     steps: int
     dvae: DvaeConfig
-    learn: LearnSettings
+    training: TrainSettings
+    compute: ComputeSettings
     loop: LoopSettings
 
     def record(self) -> dict[str, Any]:
-        """What decides the weights, but for the data."""
-        return {**asdict(self.dvae), **asdict(self.learn)}
+        """The settings that decide the weights, but for the data."""
+        return {**asdict(self.dvae), **asdict(self.training)}
 
 
-# By name: what differs from the defaults, which are the paper's.
+# Differences from the defaults above, which are those of the DALL-E paper.
 PRESETS: dict[str, dict[str, object]] = {
     "paper": {},
-    # Between the two; not trained yet.
+    # Between the two; not trained to the end yet.
     "small": {
         "image_size": 128,
         "vocabulary": 2048,
@@ -136,7 +103,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "learning_rate_steps": 100_000,
         "temperature_steps": 15_000,
     },
-    # Two cores, ten minutes: docs/dvae.md tells what was tried.
+    # Trains on two cores in ten minutes; what else was tried is in docs/dvae.md.
     "tiny": {
         "image_size": 64,
         "vocabulary": 512,
@@ -154,4 +121,4 @@ PRESETS: dict[str, dict[str, object]] = {
         "validation_samples": 256,
     },
 }
-STEPS = {"paper": 3_000_000, "small": 100_000, "tiny": 8000}  # --steps, unless it is given
+STEPS = {"paper": 3_000_000, "small": 100_000, "tiny": 8000}  # defaults of --steps

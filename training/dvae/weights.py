@@ -1,7 +1,7 @@
-"""Trained dVAEs, opened for use: a run, one of its checkpoints, or the released `encoder.pkl` and `decoder.pkl`. torch.
+"""Opens trained dVAEs: a run, one of its checkpoints, or OpenAI's `encoder.pkl` and `decoder.pkl`. torch.
 
-Nothing that a file holds is executed: the released modules are pickled classes, of which only tensors are taken. Of a
-sharded checkpoint that is not true: torch unpickles its metadata, so open none that you do not trust.
+No code in a file is executed: of the released modules, which are pickled classes, only tensors are taken. Sharded
+checkpoints are an exception: torch unpickles their metadata, so open only those that you trust.
 """
 
 import os
@@ -22,7 +22,7 @@ from gesso.training.dvae.settings import DvaeConfig
 State = dict[str, Tensor]
 
 HALVES = ("encoder", "decoder")
-# The classes that the released files name besides those of tensors.
+# Classes in the released files, besides those of tensors.
 RELEASED = (
     *(f"dall_e.{half}.{half.capitalize()}{part}" for half in HALVES for part in ("", "Block")),
     "dall_e.utils.Conv2d",
@@ -32,29 +32,31 @@ RELEASED = (
     "torch.nn.modules.pooling.MaxPool2d",
     "torch.nn.modules.upsampling.Upsample",
 )
-BROKEN = (*checkpoint.FAILED, AttributeError, TypeError)
+UNREADABLE = (*checkpoint.FAILED, AttributeError, TypeError)
 
 
-class Shell:
-    """Stands for every module of a released file: holds what it is given and does nothing."""
+class Placeholder:
+    """Replaces every class of a released file: holds its attributes and does nothing."""
 
 
 def open_dvae(path: str, device: str | torch.device = "cpu") -> DVAE:
     """A dVAE with its averaged weights, for evaluation. `path`: a run (its best checkpoint, else its last), a
-    checkpoint, or a folder with the released files. Raises UserError where it is none of them or damaged.
+    checkpoint, or a folder with the released files. Raises UserError where it is damaged or none of these.
     """
-    path = path.rstrip("/")
-    chosen = checkpoint.best(path) or next(reversed(checkpoint.found(path).values()), None) or path
+    path = storage.plain(path)
+    chosen = (
+        checkpoint.best_checkpoint(path) or next(reversed(checkpoint.list_checkpoints(path).values()), None) or path
+    )
     try:
         config, state = read(chosen)
     except UserError:
         raise
     except UnpicklingError as error:
-        told = "it is cut off, holds code, or was saved in the format of torch before 1.6"
-        raise UserError(f"{chosen} is no dVAE that can be read: {told}") from error
-    except BROKEN as error:
-        told = checkpoint.first_line(str(checkpoint.reason(error)))
-        raise UserError(f"{chosen} is no dVAE that can be read ({type(error).__name__}: {told})") from error
+        reason = "it is truncated, contains code, or was saved by a torch before 1.6"
+        raise UserError(f"{chosen} is not a readable dVAE: {reason}") from error
+    except UNREADABLE as error:
+        reason = checkpoint.first_line(str(checkpoint.cause_of(error)))
+        raise UserError(f"{chosen} is not a readable dVAE ({type(error).__name__}: {reason})") from error
     model = DVAE(config)
     try:
         model.load_state_dict(state)
@@ -70,17 +72,17 @@ def read(path: str) -> tuple[DvaeConfig, State]:
     if os.path.isdir(path) and not storage.exists(storage.join(path, checkpoint.NUMBERS)):
         raise UserError(f"{path} holds no dVAE: give the --output of a `gesso train dvae`, or one of its checkpoints")
     if not storage.exists(path):
-        raise UserError(f"{path} is not there: give the --output of a `gesso train dvae`, or one of its checkpoints")
+        raise UserError(f"{path} does not exist: give the --output of a `gesso train dvae`, or one of its checkpoints")
     if path.endswith(".pt"):
         state = checkpoint.read_whole(path)
         return config_of(state["numbers"]["settings"]), state["average"]
-    return read_shares(path)
+    return read_sharded(path)
 
 
-def read_shares(path: str) -> tuple[DvaeConfig, State]:
+def read_sharded(path: str) -> tuple[DvaeConfig, State]:
     config = config_of(checkpoint.read_numbers(path)["settings"])
     average = {name: torch.empty_like(value) for name, value in DVAE(config).state_dict().items()}
-    checkpoint.load_shares(path, {"average": average})
+    checkpoint.load_sharded(path, {"average": average})
     return config, average
 
 
@@ -89,7 +91,7 @@ def config_of(settings: dict[str, Any]) -> DvaeConfig:
 
 
 def read_released(folder: str) -> tuple[DvaeConfig, State]:
-    """The released modules' weights; their sizes tell the rest, but for the picture's side, which was 256."""
+    """Config and weights of the released modules; the config follows from the shapes; image_size was 256."""
     state = {f"{half}.{name}": value for half in HALVES for name, value in released_half(folder, half)}
     blocks = {name.split(".")[3] for name in state if name.startswith("encoder.blocks.group_1.block_")}
     first, last = state["decoder.blocks.input.w"], state["encoder.blocks.output.conv.w"]
@@ -100,14 +102,14 @@ def read_released(folder: str) -> tuple[DvaeConfig, State]:
 def released_half(folder: str, half: str) -> Iterator[tuple[str, Tensor]]:
     with (
         storage.open_input(storage.join(folder, f"{half}.pkl")) as stream,
-        torch.serialization.safe_globals([(Shell, name) for name in RELEASED]),
+        torch.serialization.safe_globals([(Placeholder, name) for name in RELEASED]),
     ):
         return parameters(torch.load(stream, map_location="cpu", weights_only=True), "")
 
 
-def parameters(shell: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter of a module and of those in it, by its full name."""
-    for name, value in shell._parameters.items():
+def parameters(module: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter of a module and its submodules, by its full name."""
+    for name, value in module._parameters.items():
         yield f"{prefix}{name}", value.detach().float()
-    for name, inner in shell._modules.items():
+    for name, inner in module._modules.items():
         yield from parameters(inner, f"{prefix}{name}.")

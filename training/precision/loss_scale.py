@@ -1,20 +1,20 @@
-"""One loss scale for all gradients: what fp16 needs of a dVAE (paper section 2). Three verbs: scale, step, state."""
+"""Loss scaling for fp16, one scale for all gradients, as the DALL-E paper trains its dVAE: scale, step, state."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-BEGIN = 2.0**16
-LEAST = 1.0  # below it fp16 holds the gradients of no loss
-GROW_AFTER = 2000  # finite updates in a row
+INITIAL = 2.0**16
+LEAST = 1.0  # gradients that overflow fp16 even at this scale are not the scale's fault
+GROWTH_INTERVAL = 2000  # finite updates in a row
 
 
 class LossScale:
-    """Doubles after 2,000 finite updates, halves after one that is not and is left out. 1 where not `dynamic`."""
+    """Doubles after 2,000 finite updates in a row; halves after one that is not finite, which is skipped. Else 1."""
 
     def __init__(self, dynamic: bool) -> None:
-        self.dynamic, self.value, self._finite = dynamic, BEGIN if dynamic else 1.0, 0
+        self.dynamic, self.value, self._finite = dynamic, INITIAL if dynamic else 1.0, 0
 
     def scale(self, loss: Tensor) -> Tensor:
         return loss * self.value if self.dynamic else loss
@@ -25,25 +25,25 @@ class LossScale:
             torch._foreach_mul_(list(gradients), 1 / self.value)
 
     def step(self, finite: bool) -> bool:
-        """Adjusts itself to an update's gradients; whether the update is to be made."""
+        """Adjusts the scale; `finite`: whether the update's gradients are. Returns whether to make the update."""
         if not self.dynamic:
             return finite
         self._finite = self._finite + 1 if finite else 0
         if not finite:
             self.value /= 2
-        elif self._finite == GROW_AFTER:
+        elif self._finite == GROWTH_INTERVAL:
             self.value, self._finite = self.value * 2, 0
         return finite
 
     @property
     def exhausted(self) -> bool:
-        """Whether it has fallen so far that smaller gradients cannot be the reason any more."""
+        """Whether gradients that are not finite cannot be explained by the scale any more."""
         return self.value < LEAST or not self.dynamic
 
     def state(self) -> dict[str, float]:
         return {"value": self.value, "finite": self._finite} if self.dynamic else {}
 
     def restore(self, state: dict[str, float]) -> None:
-        """Goes on from a state; begins anew behind a run of another precision, which has none."""
+        """Continues from a state; the empty state of a run in another precision leaves the initial scale."""
         if self.dynamic and state:
             self.value, self._finite = state["value"], int(state["finite"])

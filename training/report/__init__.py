@@ -1,4 +1,4 @@
-"""`gesso report` on a training run: curves, grids, the codebook, as one page that needs nothing else. No torch."""
+"""`gesso report` on a training run: curves, grids and codebook as one self-contained page. No torch."""
 
 from gesso import storage
 from gesso.training.report import page
@@ -6,7 +6,7 @@ from gesso.training.report.run import is_run, read_run
 
 __all__ = ["is_run", "report"]
 
-GRIDS = 12  # evaluations whose grids the page carries
+GRIDS = 12  # evaluations whose grids the page shows, at most
 
 
 def report(directory: str, output: str | None) -> str:

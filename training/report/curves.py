@@ -17,7 +17,7 @@ from markupsafe import Markup
 from gesso.training.report.run import Point
 from gesso.training.report.words import short
 
-MOST = 600  # points of a line: more cannot be told apart in a figure of that many pixels
+MOST = 600  # points of a line: a figure has about as many pixels
 SIDE = 1000.0  # of the SVG's own coordinates
 MANY = 100  # points from which the outermost 1% at either end may leave the frame
 WINDOWS = 50  # smoothing reaches over a fiftieth of the records
@@ -36,7 +36,7 @@ class Line(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """Where values stand: 0 at `low`, 1 at `high`."""
+    """Maps values to 0…1: 0 at `low`, 1 at `high`."""
 
     low: float
     high: float
@@ -99,7 +99,7 @@ def thin(points: Sequence[Point], most: int = MOST) -> Sequence[Point]:
 
 
 def extremes(points: Sequence[Point]) -> list[Point]:
-    """The lowest and the highest in the order in which they stand; one where they are the same."""
+    """The lowest and the highest point, in their order; one where they are the same."""
     places = range(len(points))
     low, high = min(places, key=lambda at: points[at][1]), max(places, key=lambda at: points[at][1])
     return [points[at] for at in sorted({low, high})]
@@ -220,7 +220,7 @@ def crosses(steps: Sequence[int], across: Scale) -> Markup:
 
 
 def readout(panel: Panel, lines: Sequence[Line]) -> Markup:
-    """The key, with each line's last value until something is pointed at."""
+    """The legend, with each line's last value until the pointer is over a figure."""
     parts = [
         Markup('<span class="{}"><i></i>{} <b>{}</b></span>').format(line.kind, line.label, short(line.points[-1][1]))
         for line in lines

@@ -1,12 +1,12 @@
 /* The page of a training: reading the curves, stepping through the grids, the map of the codes. No framework, no build.
 
    data.panels: figure -> lines, each [[where], [values]], `where` ascending. Figures over the same axis (data-across)
-   show the same place. data.codes: how often each of K codes was chosen, and how their pictures stand in #tiles. */
+   show the same place. data.codes: how often each of K codes was chosen, and the layout of their pictures in #tiles. */
 "use strict";
 
 const SIZES = [40, 32, 24, 16]; // pixels of a code's picture on the map, if so many codes fit HIGHEST; else 8
 const HIGHEST = 640; // pixels of the map
-const BAR = 4; // pixels under a code's picture that tell its usage, where there is room
+const BAR = 4; // pixels under a code's picture that show its usage, where there is room
 
 const $ = (id) => document.getElementById(id);
 const all = (selector, within = document) => [...within.querySelectorAll(selector)];

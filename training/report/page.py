@@ -1,4 +1,4 @@
-"""A run → what the page's template shows, in words and figures. Reads no files but its own style and script."""
+"""A run → the page of `gesso report`. Reads no files but its own template, style and script."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ RECENT = 10  # records whose median is the speed
 
 
 class Fact(NamedTuple):
-    """A figure of the head: `trend` is good, bad or empty."""
+    """A number at the top of the page: `trend` is good, bad or empty."""
 
     value: str
     name: str
@@ -72,7 +72,7 @@ def resource(name: str) -> str:
 
 
 def value(of: Any) -> str:
-    """A setting: texts and numbers as they are, what is nested as JSON."""
+    """A setting as text: strings as they are, others as JSON."""
     return of if isinstance(of, str) else json.dumps(of, ensure_ascii=False)
 
 
@@ -80,18 +80,18 @@ def value(of: Any) -> str:
 
 
 def state(run: Run) -> str:
-    """What there is not yet to see, or an empty text."""
+    """What the run still lacks, in words; empty where nothing."""
     if not run.records:
-        return "Nothing is logged yet: look again when the first records are written."
+        return "No metrics have been logged yet: run `gesso report` again later."
     evaluated = any(name.startswith("val_") for record in run.records for name in record)
-    parts = [] if evaluated else ["There is no evaluation yet"]
+    parts = [] if evaluated else ["No evaluation yet"]
     if run.steps and run.step < run.steps:
         parts.insert(0, f"Not finished: step {number(run.step)} of {number(run.steps)}")
     return ". ".join([*parts, ""]).strip()
 
 
 def facts(run: Run) -> list[Fact]:
-    """What a person wants to know first; what is not known is left out."""
+    """The numbers at the top of the page, without those that are not known."""
     found = [Fact(number(run.step), f"of {number(run.steps)} steps" if run.steps else "steps")]
     found += moving(run.points("val_mse"), "validation MSE", less=True)
     found += moving(run.points("val_nats_per_dim"), "nats per dimension", less=True)
@@ -102,7 +102,7 @@ def facts(run: Run) -> list[Fact]:
 
 
 def moving(points: Sequence[Point], name: str, less: bool) -> list[Fact]:
-    """The last value, and how it changed since the evaluation before."""
+    """The last value, and its change since the evaluation before."""
     if not points:
         return []
     now = points[-1][1]
@@ -124,17 +124,17 @@ def in_use(run: Run) -> list[Fact]:
     return [Fact(share(count, most), "of the codes in use", f"{number(count)} of {number(most)}")]
 
 
-def best(told: Json | None) -> str:
-    if not told or not {"step", "val_nats_per_dim"} <= told.keys():
+def best(checkpoint: Json | None) -> str:
+    if not checkpoint or not {"step", "val_nats_per_dim"} <= checkpoint.keys():
         return ""
-    return f"The best checkpoint is of step {number(told['step'])}, with {short(told['val_nats_per_dim'])} nats/dim."
+    return f"Best checkpoint: step {number(checkpoint['step'])}, {short(checkpoint['val_nats_per_dim'])} nats/dim."
 
 
 # ── figures and pictures ──
 
 
 def figures(run: Run) -> list[list[Markup]]:
-    """Columns of figures, without those that have nothing to show."""
+    """Columns of figures, without those that have no data."""
     drawn = [[curves.draw(panel, run.step) for panel in column] for column in panels.columns(run)]
     return [filled for column in drawn if (filled := [figure for figure in column if figure])]
 

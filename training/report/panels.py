@@ -1,4 +1,4 @@
-"""Which figures a dVAE's run has, and of what lines. Reads no files."""
+"""The figures of a dVAE's run, and their lines. Reads no files."""
 
 from collections.abc import Sequence
 from math import log
@@ -6,20 +6,20 @@ from math import log
 from gesso.training.report.curves import Line, Panel, smooth
 from gesso.training.report.run import Codebook, Run
 
-PLACES = ("step", "epoch", "index")  # where a record stands, not how the training is
+PLACES = ("step", "epoch", "index")  # the position of a record, not a metric to draw
 # Metrics of the panels under the curves: the title, the unit, whether logarithmic.
 SINGLE = {
-    "val_nats_per_dim": ("Nats per dimension", "of 8-bit values, less is better", False),
-    "val_mse": ("MSE", "pixels from 0 to 1, less is better", True),
-    "val_psnr": ("PSNR", "dB, more is better", False),
-    "val_ssim": ("SSIM", "at most 1, more is better", False),
+    "val_nats_per_dim": ("Nats per dimension", "of 8-bit values, lower is better", False),
+    "val_mse": ("MSE", "pixels from 0 to 1, lower is better", True),
+    "val_psnr": ("PSNR", "dB, higher is better", False),
+    "val_ssim": ("SSIM", "at most 1, higher is better", False),
     "temperature": ("Temperature", "of the Gumbel-softmax", True),
-    "learning_rate": ("Step size", "of AdamW", True),
+    "learning_rate": ("Learning rate", "of AdamW", True),
     "gradient_norm": ("Gradient norm", "before clipping", True),
     "loss_scale": ("Loss scale", "of fp16", True),
     "images_per_second": ("Speed", "images a second", False),
     "memory_mib": ("Memory", "MiB", False),
-    "mfu": ("MFU", "share of the device's arithmetic", False),
+    "mfu": ("MFU", "share of the GPU's peak FLOP/s", False),
 }
 NOISY = ("gradient_norm", "images_per_second")
 SMALL = ("images_per_second", "memory_mib")
@@ -53,7 +53,7 @@ def objective(run: Run) -> Panel:
 
 
 def divergence(run: Run) -> Panel:
-    most = (log(run.vocabulary), "most possible") if run.vocabulary else None
+    most = (log(run.vocabulary), "maximum") if run.vocabulary else None
     lines = [*noisy(run, "kl", "KL"), Line("validation", "val", run.points("val_kl"), dots=True)]
     return Panel("kl", "KL to uniform", "nats per position", lines, level=most)
 
@@ -64,7 +64,7 @@ def weight(run: Run) -> Panel:
 
 def codes(run: Run) -> Panel:
     lines = pair(run, "codes_used", "val_codes_used")
-    every = (float(run.vocabulary), "all") if run.vocabulary else None
+    every = (float(run.vocabulary), "all codes") if run.vocabulary else None
     return Panel("codes", "Codes in use", "codes", lines, level=every)
 
 
@@ -77,7 +77,7 @@ def bounds(run: Run) -> Panel:
         Line("relaxed", "also", run.points("val_relaxed_elbo"), dots=True),
         Line("hard", "val", run.points("val_hard_elbo"), dots=True),
     ]
-    return Panel("elbo", "ELBO in validation", "nats per subpixel on (0, 1), more is better", lines)
+    return Panel("elbo", "ELBO in validation", "nats per subpixel on (0, 1), higher is better", lines)
 
 
 def pair(run: Run, training: str, validation: str) -> list[Line]:
@@ -98,7 +98,7 @@ def plain(run: Run, name: str) -> Panel:
 
 
 def noisy(run: Run, name: str, label: str) -> list[Line]:
-    """What was measured, faint, and its course."""
+    """The values as logged, faint, and smoothed."""
     return [Line(label, "raw", run.points(name)), Line("smoothed", "train", smooth(run.points(name)))]
 
 
@@ -109,14 +109,14 @@ def line(run: Run, name: str) -> Line:
 
 
 def others(run: Run) -> Sequence[str]:
-    """Metrics that no figure above has, so that nothing which was logged is hidden."""
+    """Metrics without a figure above, so that everything logged is shown."""
     known = {"loss", "nll", "kl", "val_kl", "beta", "codes_used", "val_codes_used", "perplexity"}
     known |= {"val_perplexity", "val_relaxed_elbo", "val_hard_elbo", *SINGLE, *PLACES}
     return sorted({name for record in run.records for name in record} - known)
 
 
 def usage(book: Codebook) -> Panel:
-    """How often each code was chosen, the most frequent first; unused ones have no place on the logarithmic axis."""
+    """How often each code was used, in descending order; unused codes cannot be drawn on a logarithmic axis."""
     ordered = sorted(book.counts, reverse=True)
     points = [(rank, float(count)) for rank, count in enumerate(ordered, 1) if count]
     even = sum(ordered) / len(ordered)
@@ -127,5 +127,5 @@ def usage(book: Codebook) -> Panel:
         [Line("chosen", "train", points)],
         log=True,
         across="rank",
-        level=(even, "even use") if even else None,
+        level=(even, "uniform use") if even else None,
     )

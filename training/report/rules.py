@@ -1,4 +1,4 @@
-"""Signs that a training is not well: a rule says what it looks at, and finds one reason or None. Reads no files."""
+"""Checks of a training's metrics that give warnings. Reads no files."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -16,14 +16,14 @@ RISING = 3  # evaluations
 
 
 class Warned(NamedTuple):
-    """What is wrong and by which numbers."""
+    """A warning: what is wrong, and by which numbers."""
 
     what: str
     why: str
 
 
 class Rule(NamedTuple):
-    """What is looked at, in words, and the function that looks."""
+    """A check: the condition that it expects, in words, and its function."""
 
     says: str
     find: Callable[[Run], Warned | None]
@@ -34,7 +34,7 @@ def not_finite(run: Run) -> Warned | None:
     if not found:
         return None
     (first, name), steps = found[0], len({step for step, _ in found})
-    return Warned("Loss not finite", f"{name} is not a number at step {number(first)}, the first of {steps:,} such.")
+    return Warned("Loss not finite", f"{name} is not a number at step {number(first)}, the first of {steps:,} steps.")
 
 
 def validation_worsens(run: Run) -> Warned | None:
@@ -42,15 +42,15 @@ def validation_worsens(run: Run) -> Warned | None:
     means = [mean_between(loss, *span) for span in pairwise(last)]
     if len(last) < RISING or not falls([-value for _, value in last]) or not falls(means):
         return None
-    told = " → ".join(short(value) for _, value in last)
+    values = " → ".join(short(value) for _, value in last)
     return Warned(
-        "Validation worsens",
-        f"It rose over the last {RISING} evaluations ({told} nats/dim) while the training loss fell.",
+        "Validation loss rises",
+        f"It rose over the last {RISING} evaluations ({values} nats/dim) while the training loss fell.",
     )
 
 
 def mean_between(points: Sequence[Point], after: Point, until: Point) -> float:
-    """The mean of the values behind one evaluation and up to another; nan where there is none."""
+    """The mean of the values after one evaluation and up to another; nan where there is none."""
     values = [value for step, value in points if after[0] < step <= until[0]]
     return fmean(values) if values else nan
 
@@ -84,7 +84,7 @@ def gradient_jumped(run: Run) -> Warned | None:
     return Warned(
         "Gradient norm jumped",
         f"{short(norm)} at step {number(step)}, {number(norm / usual[jumps[-1]])} times the median of the {BEFORE} "
-        f"records before; {len(jumps)} such among the last {RECENT} records.",
+        f"records before. Jumps in the last {RECENT} records: {len(jumps)}.",
     )
 
 
@@ -109,8 +109,8 @@ RULES = (
         validation_worsens,
     ),
     Rule(
-        f"At least {LEAST_USED:.0%} of the codes are in use at the last evaluation (of its positions, where it has "
-        "fewer than there are codes).",
+        f"At least {LEAST_USED:.0%} of the codes are in use at the last evaluation (or of its positions, where "
+        "these are fewer than the codes).",
         codebook_collapse,
     ),
     Rule(
@@ -123,5 +123,5 @@ RULES = (
 
 
 def warnings(run: Run) -> list[Warned]:
-    """The reasons of all rules that are broken, in the order of RULES."""
+    """The warnings of all rules that are broken, in the order of RULES."""
     return [found for rule in RULES if (found := rule.find(run))]

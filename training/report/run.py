@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from gesso import storage
 from gesso.errors import UserError
-from gesso.training import metrics_log
+from gesso.training import metrics_file
 from gesso.training.layout import BEST, CHECKPOINTS, CODES, EVALUATIONS, GRID, METRICS, RECORD, USAGE
-from gesso.training.metrics_log import Record
+from gesso.training.metrics_file import Record
 from gesso.training.report.pictures import png_size
 
 KINDS = ("dvae",)
@@ -27,7 +27,7 @@ class Grid(NamedTuple):
 
 
 class Codebook(NamedTuple):
-    """What an evaluation found of the codes."""
+    """Usage and pictures of the codes at an evaluation."""
 
     step: int
     body: bytes  # PNG: code k's picture, TILE pixels wide, at row k // columns and column k % columns
@@ -44,7 +44,7 @@ class Codebook(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """All that the report knows of a run."""
+    """A run as the report reads it."""
 
     name: str
     about: Json  # run.json
@@ -63,7 +63,7 @@ class Run:
 
     @property
     def steps(self) -> int | None:
-        """When the run is to stop, where that is known."""
+        """The update after which the run stops, None where it is not known."""
         return self.settings.get("steps")
 
     @property
@@ -71,7 +71,7 @@ class Run:
         return len(self.codebook.counts) if self.codebook else self.settings.get("vocabulary")
 
     def points(self, name: str) -> list[Point]:
-        """The records that have a value of that name, also one that is not finite."""
+        """(step, value) of the records that have this metric, values that are not finite included."""
         return [(int(record["step"]), record[name]) for record in self.records if name in record]
 
     def finite(self, name: str) -> list[Point]:
@@ -89,7 +89,7 @@ def read_json(path: str) -> Json:
     try:
         return dict(storage.read_json(path))
     except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}): bring back an undamaged copy or remove it") from error
+        raise UserError(f"{path} is damaged ({error}): restore a copy, or remove it") from error
 
 
 def read_run(directory: str, most: int) -> Run:
@@ -99,7 +99,7 @@ def read_run(directory: str, most: int) -> Run:
     return Run(
         name=storage.absolute(directory).split("/")[-1],
         about=read_json(storage.join(directory, RECORD)),
-        records=metrics_log.read(storage.join(directory, METRICS)),
+        records=metrics_file.read(storage.join(directory, METRICS)),
         grids=[Grid(step, read(path)) for step, path in spread(with_file(steps, GRID), most)],
         codebook=last_codebook(steps),
         best=read_json(best) if storage.exists(best) else None,
@@ -128,7 +128,7 @@ def spread(items: list[Any], most: int) -> list[Any]:
 
 
 def last_codebook(steps: dict[int, set[str]]) -> Codebook | None:
-    """That of the last evaluation which has both files: a killed one may have written either alone."""
+    """The codebook of the last evaluation that has both files: a killed run may have written only one of them."""
     pictures, usages = dict(with_file(steps, CODES)), dict(with_file(steps, USAGE))
     step = max(pictures.keys() & usages.keys(), default=None)
     if step is None:

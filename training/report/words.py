@@ -1,4 +1,4 @@
-"""Numbers as people read them. Imports nothing of ours; page.js writes numbers the same way."""
+"""Numbers as text. Imports nothing of ours; page.js writes numbers the same way."""
 
 from math import isfinite
 

@@ -1,10 +1,10 @@
-"""Captions ↔ token ids: byte-level BPE on lower case, in 256 positions that each have a padding of their own.
+"""Captions ↔ token ids: byte-level BPE of lower-cased text, in 256 positions that each have their own padding id.
 
     slot   0               1 … n            n+1 … 255
     id     V               BPE, below V     V+n+1 … V+255        V tokens, V + 256 ids in all
 
-Start-of-text takes slot 0, and with it the id of slot 0's padding, which could never occur. A caption of more than 255
-tokens is cut. No torch.
+Start-of-text takes slot 0 and its padding's id, which could not occur otherwise. Tokens after the 255th are dropped.
+No torch.
 """
 
 import json
@@ -26,16 +26,16 @@ from gesso.training.tokenizer.settings import DROPOUT, FILE, POSITIONS, TOKEN_BY
 Json = dict[str, Any]
 Ids = npt.NDArray[np.uint16]
 
-# GPT-2's words, each run at most so long: what stands far behind a place cannot change its tokens, so that a caption of
-# a megabyte may be cut, and merging a word takes bounded time.
+# GPT-2's word pattern with runs of at most RUN characters: text far after a position then cannot change its tokens, so
+# a caption of a megabyte may be cut, and merging one word takes bounded time.
 RUN = 64
 PATTERN = (
     rf"'s|'t|'re|'ve|'m|'ll|'d| ?\p{{L}}{{1,{RUN}}}| ?\p{{N}}{{1,{RUN}}}| ?[^\s\p{{L}}\p{{N}}]{{1,{RUN}}}"
     rf"|\s{{1,{RUN}}}(?!\S)|\s{{1,{RUN}}}"
 )
-# More characters than 255 tokens can hold, and behind them room for a word and what the pattern looks ahead.
+# More characters than 255 tokens can hold, plus a word and what the pattern looks ahead.
 MOST_CHARACTERS = (POSITIONS - 1) * TOKEN_BYTES + 4 * RUN
-MIN_FREQUENCY = 2  # what occurs once teaches no merge
+MIN_FREQUENCY = 2  # a pair that occurs once is not merged
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -46,7 +46,7 @@ class Tokenizer:
     positions = POSITIONS
 
     def __init__(self, vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> None:
-        self._bpe = blank(models.BPE(vocab=vocabulary, merges=merges))
+        self._bpe = new_tokenizer(models.BPE(vocab=vocabulary, merges=merges))
         self._words = self._bpe.pre_tokenizer
         self._lower = self._bpe.normalizer
         self._merges = Merges(vocabulary, merges)
@@ -55,7 +55,7 @@ class Tokenizer:
 
     @classmethod
     def open(cls, path: str) -> "Tokenizer":
-        """Of a `tokenizer.json`, or of the directory that holds one.
+        """Opens a `tokenizer.json`, or the directory that holds one.
 
         Raises UserError where there is none, where it is damaged, and where `gesso train tokenizer` did not write it.
         """
@@ -63,10 +63,10 @@ class Tokenizer:
         if not storage.exists(name):
             raise UserError(f"{name} is missing: give the --output of a `gesso train tokenizer`")
         try:
-            return cls(*parts(json.loads(storage.read(name))))
+            return cls(*parse(json.loads(storage.read(name))))
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise UserError(
-                f"{name} is damaged, or no tokenizer of gesso's ({error!r}): `gesso train tokenizer` writes one"
+                f"{name} is damaged or no tokenizer of gesso ({error!r}): give the --output of `gesso train tokenizer`"
             ) from error
 
     @property
@@ -75,7 +75,7 @@ class Tokenizer:
         return self._first + POSITIONS
 
     def encode(self, caption: str, random: np.random.Generator | None = None) -> Ids:
-        """The ids of a caption, (256,) uint16; with `random` under BPE dropout of 10%, by numbers that it gives."""
+        """The ids of a caption, (256,) uint16; with `random`, under BPE dropout of 10% with its random numbers."""
         text = plain(caption)
         tokens = self._bpe.encode(text).ids if random is None else self._dropped(text, random)
         ids = self._slots.copy()
@@ -84,11 +84,11 @@ class Tokenizer:
         return ids
 
     def length(self, caption: str) -> int:
-        """How many tokens a caption takes, 255 at most."""
+        """The number of tokens of a caption, 255 at most."""
         return min(len(self._bpe.encode(plain(caption))), POSITIONS - 1)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The lower-cased text of the ids, without start-of-text and padding; U+FFFD where a character was cut."""
+        """The lower-cased text of the ids, without start-of-text and padding; U+FFFD for an incomplete character."""
         return str(self._bpe.decode([int(each) for each in ids if each < self._first]))
 
     def _dropped(self, text: str, random: np.random.Generator) -> list[int]:
@@ -102,12 +102,12 @@ class Tokenizer:
 
 
 def plain(caption: str) -> str:
-    """As much of a caption as 255 tokens can hold; U+FFFD for a lone surrogate, which is no character."""
+    """The part of a caption that 255 tokens can hold; U+FFFD for lone surrogates."""
     return SURROGATES.sub("\ufffd", caption[:MOST_CHARACTERS])
 
 
-def blank(model: models.BPE) -> tokenizers.Tokenizer:
-    """Hugging Face's tokenizer around a model: lower case, words, bytes."""
+def new_tokenizer(model: models.BPE) -> tokenizers.Tokenizer:
+    """Hugging Face's tokenizer around a model: lower-casing, word pattern, bytes."""
     result = tokenizers.Tokenizer(model)
     result.normalizer = normalizers.Lowercase()
     words = pre_tokenizers.Split(Regex(PATTERN), "isolated")
@@ -118,11 +118,11 @@ def blank(model: models.BPE) -> tokenizers.Tokenizer:
 
 
 def train(captions: Iterable[str], vocabulary: int) -> str:
-    """Learns the merges of some captions; returns `tokenizer.json`, the same for the same captions.
+    """Trains the merges on captions; returns the text of `tokenizer.json`, the same for the same captions.
 
-    Captions that are poor hold fewer tokens than `vocabulary`.
+    It has fewer tokens than `vocabulary` where the captions have too few pairs that repeat.
     """
-    learnt = blank(models.BPE())
+    tokenizer = new_tokenizer(models.BPE())
     trainer = BpeTrainer(
         vocab_size=vocabulary,
         min_frequency=MIN_FREQUENCY,
@@ -130,24 +130,24 @@ def train(captions: Iterable[str], vocabulary: int) -> str:
         initial_alphabet=ALPHABET,
         show_progress=False,
     )
-    learnt.train_from_iterator(map(plain, captions), trainer)
-    learnt.add_special_tokens([AddedToken(name, normalized=False) for name in slot_names()])
-    return str(learnt.to_str(pretty=True)) + "\n"
+    tokenizer.train_from_iterator(map(plain, captions), trainer)
+    tokenizer.add_special_tokens([AddedToken(name, normalized=False) for name in slot_names()])
+    return str(tokenizer.to_str(pretty=True)) + "\n"
 
 
 def slot_names() -> list[str]:
-    """What tokenizer.json calls the ids from V on."""
+    """The names in tokenizer.json of the ids from V on."""
     return ["<|startoftext|>", *(f"<|padding_{position}|>" for position in range(1, POSITIONS))]
 
 
-def parts(told: Json) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merges of a tokenizer.json. Raises what a wrong shape raises where it is not ours."""
-    vocabulary = {str(token): int(number) for token, number in told["model"]["vocab"].items()}
-    merges = [(str(left), str(right)) for left, right in told["model"]["merges"]]
-    added = [(token["id"], token["content"]) for token in told["added_tokens"]]
-    if told["normalizer"]["type"] != "Lowercase":
+def parse(document: Json) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Vocabulary and merges of a tokenizer.json. Raises ValueError, KeyError, … where gesso did not write it."""
+    vocabulary = {str(token): int(number) for token, number in document["model"]["vocab"].items()}
+    merges = [(str(left), str(right)) for left, right in document["model"]["merges"]]
+    added = [(token["id"], token["content"]) for token in document["added_tokens"]]
+    if document["normalizer"]["type"] != "Lowercase":
         raise ValueError("it does not lower the case")
-    if told["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] != PATTERN:
+    if document["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] != PATTERN:
         raise ValueError("it cuts other words")
     if added != list(enumerate(slot_names(), len(vocabulary))):
         raise ValueError("it has other special tokens")

@@ -1,11 +1,11 @@
-"""BPE dropout (Provilkov et al. 2020, arXiv 1910.13267) of one word, with random numbers that the caller keys.
+"""BPE dropout (Provilkov et al. 2020, arXiv 1910.13267) of one word, with the caller's random numbers.
 
-At each step every merge that could be made is left out with a probability, and the earliest learnt of the others is
+At each step every merge that could be made is left out with a probability, and the earliest trained of the others is
 made; where all are left out, the word stays as it is. At probability 0 that is byte-pair encoding itself.
 
 Hugging Face's own cannot be seeded, and drops less: its queue keeps merges that are no longer possible, and each of
 them that it comes upon gives those that were left out another chance. On captions of eleven languages a probability of
-0.1 adds 2.2 tokens to 13.8 there, and 3.5 by the paper's algorithm (tests/training/tokenizer/test_dropout.py).
+0.1 adds 2.2 tokens to 13.8 there, and 3.5 by that paper's algorithm (tests/training/tokenizer/test_dropout.py).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,7 +24,7 @@ def draws(random: np.random.Generator) -> Iterator[float]:
 
 
 class Merges:
-    """The merges of a vocabulary in the order in which they were learnt."""
+    """The merges of a vocabulary in the order in which they were trained."""
 
     def __init__(self, vocabulary: Mapping[str, int], merges: Iterable[tuple[str, str]]) -> None:
         self._vocabulary = vocabulary
@@ -46,7 +46,7 @@ class Merges:
 
 
 def chosen(ranks: list[int], draw: Iterator[float], probability: float) -> int | None:
-    """Where to merge: the leftmost pair of the lowest rank, the pairs that the draws leave out aside."""
+    """Where to merge: the leftmost pair of lowest rank among those not dropped; None where there is none."""
     left = ranks
     while left and (best := min(left)) < NONE:
         place = left.index(best)

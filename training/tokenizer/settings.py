@@ -1,4 +1,4 @@
-"""What a tokenizer is made of. Light: the standard library alone."""
+"""Settings of a tokenizer, and its constants. Light: the standard library alone."""
 
 from dataclasses import dataclass
 
@@ -6,10 +6,10 @@ from gesso.errors import UserError
 from gesso.flags import at_least, flag
 
 FILE = "tokenizer.json"
-POSITIONS = 256  # of a caption, start-of-text in the first (paper section 3)
-DROPOUT = 0.1  # of the merges, in training alone (paper section 3)
-BYTES = 256  # tokens that every text can be written in
-TOKEN_BYTES = 32  # of the longest token: what 255 tokens can hold is bounded by it
+POSITIONS = 256  # of a caption, start-of-text in the first (DALL-E paper, 2.2)
+DROPOUT = 0.1  # probability of leaving out a merge, in training alone (DALL-E paper, 2.2)
+BYTES = 256  # tokens of single bytes, in which every text can be written
+TOKEN_BYTES = 32  # length of the longest token, so that the text of 255 tokens is bounded
 IDS = 1 << 16  # uint16
 
 
@@ -17,9 +17,9 @@ IDS = 1 << 16  # uint16
 class TokenizerSettings:
     """How a tokenizer is trained."""
 
-    vocabulary: int = flag(16_384, "tokens of the byte-pair encoding, the 256 bytes among them (paper section 3)")
-    captions: int = flag(1_000_000, "captions of the train split that are read, drawn by whole shards")
-    seed: int = flag(0, "decides which shards are read")
+    vocabulary: int = flag(16_384, "number of BPE tokens, the 256 single bytes included")
+    captions: int = flag(1_000_000, "number of captions of the train split to read, from randomly chosen whole shards")
+    seed: int = flag(0, "seed of the choice of shards")
 
     def __post_init__(self) -> None:
         if not BYTES <= self.vocabulary <= IDS - POSITIONS:

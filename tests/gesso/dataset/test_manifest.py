@@ -17,7 +17,7 @@ def test_a_shard_counts_when_its_marker_and_its_files_are_there(tmp_path: Path) 
     assert list(manifest.committed(output)) == [0, 1, 2, 3, 4]
     (tmp_path / "00001_stats.json").unlink()
     (tmp_path / "00002.tar").write_bytes(b"")
-    (tmp_path / "rejected/00003.tar").unlink()
+    (tmp_path / "rejected/00003.thumbnails").unlink()
     assert list(manifest.committed(output)) == [0, 4]
     assert list(manifest.committed(output, frozenset({0}))) == [4]
 
@@ -66,7 +66,9 @@ def test_finish_refuses_while_a_shard_is_missing(tmp_path: Path) -> None:
 def test_finish_sweeps_what_killed_runs_left(tmp_path: Path) -> None:
     output = write_dataset(tmp_path, 1, 10, finished=False)
     (tmp_path / "00000.tar.tmp-0123456789ab").write_bytes(b"half")
-    (tmp_path / "rejected/00000.tar.tmp-0123456789ab").write_bytes(b"half")
+    (tmp_path / ".progress").mkdir()
+    (tmp_path / ".progress/00000.json.tmp-0123456789ab").write_bytes(b"half")
+    (tmp_path / "rejected/00000.thumbnails.tmp-0123456789ab").write_bytes(b"half")
     manifest.finish(output)
     assert [str(path) for path in tmp_path.rglob("*.tmp-*")] == []
 
@@ -91,9 +93,20 @@ def test_changed_settings_are_shown(tmp_path: Path) -> None:
     )
 
 
+def test_tables_are_the_same_by_name_size_and_hash() -> None:
+    new = [{"name": "a.csv", "bytes": 9, "ends_sha256": "ab"}, {"name": "b.csv", "bytes": 5, "ends_sha256": "cd"}]
+    former = [{"path": "x/b.csv", "bytes": 5}, {"path": "a.csv", "bytes": 9}]
+    assert manifest.same_tables(new[::-1], new)
+    assert manifest.same_tables(former, new)
+    assert not manifest.same_tables(former[:1], new)
+    assert not manifest.same_tables([{**former[0], "bytes": 6}, former[1]], new)
+    assert not manifest.same_tables([{**new[0], "ends_sha256": "ef"}, new[1]], new)
+    assert not manifest.same_tables([{"path": "raw", "kind": "shards"}], [{"path": "raw", "kind": "shards"}])
+
+
 def test_an_unfinished_plan_makes_room_and_nothing_else_does(tmp_path: Path) -> None:
     (tmp_path / "plan").mkdir()
-    (tmp_path / "plan/00007.parquet").write_bytes(b"half a plan")
+    (tmp_path / "plan/00007.plan").write_bytes(b"half a plan")
     (tmp_path / "plan.json.tmp-0123456789ab").write_bytes(b"{")
     manifest.clear_unfinished_plan(str(tmp_path))
     assert [path.name for path in tmp_path.rglob("*")] == ["plan"]

@@ -124,7 +124,10 @@ class TestWriteShard:
         assert list(members) == [f"{KEYS[n]}.{kind}" for n in (0, 4) for kind in ("jpg", "txt", "json")]
         assert members[f"{KEYS[4]}.jpg"] == b"JPEG four"
         assert members[f"{KEYS[4]}.txt"].decode() == "a dog, number 4 — «ö»"
-        assert json.loads(members[f"{KEYS[4]}.json"]) == {**shards.EMPTY_ROW, **pair(4), **KEPT}
+        row = {**shards.EMPTY_ROW, **pair(4), **KEPT}
+        assert list(json.loads(members[f"{KEYS[4]}.json"]).items()) == [
+            (name, value) for name, value in row.items() if value is not None
+        ]
 
     def test_a_row_for_every_link(self, tmp_path: Path) -> None:
         _, counts = write(tmp_path)
@@ -141,12 +144,36 @@ class TestWriteShard:
         assert [row["score"] for row in rows] == [0.0, 0.5, 1.0, 1.5, 2.0]
         assert counts == Counter(success=2, caption_too_short=1, http_404=1, too_small=1)
 
+    def test_extra_columns_travel_as_they_are_and_as_json(self, tmp_path: Path) -> None:
+        """Beyond the year 9999, bytes, and what is no JSON: whole in the rows, plain in KEY.json."""
+        extra = (
+            pa.field("at", pa.timestamp("s")),
+            pa.field("raw", pa.binary()),
+            pa.field("score", pa.float64()),
+            pa.field("boxes", pa.list_(pa.list_(pa.float64()))),
+        )
+        values = [[10**12, None], [b"\xff", b"a"], [float("nan"), 0.5], [[], [[0.5]]]]
+        columns = [pa.array(column, field.type) for column, field in zip(values, extra, strict=True)]
+        plan = pa.RecordBatch.from_pylist([pair(0), pair(1)], plan_schema())
+        batch = pa.RecordBatch.from_arrays([*plan.columns, *columns], schema=plan_schema(extra))
+        shards.write_shard(str(tmp_path), 0, [batch], lambda at: Outcome(KEPT, b"JPEG"), extra)
+        with tarfile.open(tmp_path / "00000.tar") as tar:
+            read = [json.load(tar.extractfile(f"{KEYS[n]}.json")) for n in (0, 1)]  # type: ignore[arg-type]
+        names = [field.name for field in extra]
+        assert [{name: row[name] for name in names if name in row} for row in read] == [
+            {"at": "33658-09-27 01:46:40", "raw": "/w=="},
+            {"raw": "YQ==", "score": 0.5, "boxes": [[0.5]]},
+        ]
+        written = pq.read_table(tmp_path / "00000.parquet", columns=names)
+        assert written["at"].equals(pa.chunked_array([columns[0].cast(pa.timestamp("ms"))]))  # parquet has no seconds
+        assert [written[name].to_pylist() for name in ("raw", "boxes")] == [values[1], values[3]]
+
     def test_rejected_pictures_the_first_few_of_each_reason(self, tmp_path: Path) -> None:
         pairs = [{**pair(0), "key": f"{n:032x}"} for n in range(30)]
         reasons = ["too_small", "aspect_ratio"]
         outcomes = [lost(reasons[n % 2], body=b"" if n == 4 else b"picture %d" % n) for n in range(30)]
         shards.write_shard(str(tmp_path), 3, plan_of(*pairs), outcomes.__getitem__, EXTRA)
-        with tarfile.open(tmp_path / "rejected/00003.tar") as tar:
+        with tarfile.open(tmp_path / "rejected/00003.thumbnails") as tar:
             shown = [int(name.split(".")[0], 16) for name in tar.getnames() if name.endswith(".jpg")]
         assert shown == [n for n in range(16) if n != 4]
 

@@ -1,6 +1,7 @@
 """The caption rules, one table a rule, and what holds for every caption."""
 
 import pickle
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,8 @@ def test_date_stamps_at_an_end_are_cut(date: str) -> None:
         "SONY DSC",
         "click to enlarge",
         "(Click on the image for a larger view)",
+        "Photo taken May 3, ’14",
+        "‘untitled’",
         "Click here to see full size",
         "image not available",
         "Sorry, no image available",
@@ -234,9 +237,33 @@ def test_boilerplate_ends_are_cut(caption: str) -> None:
         ("A cafe\u0301 by a lake", "A café by a lake"),
         ('"A 12"" pan on a stove"', 'A 12" pan on a stove'),
         ('"A dog," she said', '"A dog," she said'),
+        ("It’s a dog on the grass – “Rex”", "It’s a dog on the grass – “Rex”"),
+        ("A red barn, photographed on May 3, ’14", "A red barn"),
+        ("A red barn ― photo’d on 3 May ’14", "A red barn"),
     ],
 )
 def test_clean(caption: str, cleaned: str) -> None:
+    assert judge(caption, RULES) == (cleaned, None)
+
+
+@pytest.mark.parametrize(
+    ("caption", "cleaned"),
+    [
+        ("A red\u200bbarn by a\u200b\u200blake", "A red barn by a lake"),
+        ("A red\ufffcbarn by a lake \ufffc", "A red barn by a lake"),
+        ("A caf\ufffd by the old barn and the lake", "A caf by the old barn and the lake"),
+        ("A red&#65533; barn &#xE000;by a lake", "A red barn by a lake"),
+        ("A red \x07barn\x00 by a lake\x7f", "A red barn by a lake"),
+        ("A red\x1cbarn\x85by\x0ba lake", "A red barn by a lake"),
+        ("A red \x80barn\x9f by a lake", "A red barn by a lake"),
+        ("A red \ue000barn\uf8ff by a \U000f0000lake\U0010fffd", "A red barn by a lake"),
+        ("A red \ufdd0barn\uffff by a \ufffelake", "A red barn by a lake"),
+        ("A re\x07\u0301d barn by a lake", "A réd barn by a lake"),
+        ("A family \U0001f468\u200d\U0001f469\u200d\U0001f467 by a lake",) * 2,
+        ("A heart \u2764\ufe0f\u200d\U0001f525 on a barn",) * 2,
+    ],
+)
+def test_what_nobody_sees_is_not_kept(caption: str, cleaned: str) -> None:
     assert judge(caption, RULES) == (cleaned, None)
 
 
@@ -252,6 +279,8 @@ def test_empty(raw: bytes | str | None) -> None:
         ("a dog \ud800 in the snow", "a dog \ufffd in the snow"),
         ("\ufffd\ufffd\ufffd dog", "\ufffd\ufffd\ufffd dog"),
         ("dog\x00\x01\x02\x03", "dog\x00\x01\x02\x03"),
+        ("&#65533;&#65533;&#65533; dog", "&#65533;&#65533;&#65533; dog"),
+        ("\U000f0000\U0010fffd dog", "\U000f0000\U0010fffd dog"),
     ],
 )
 def test_undecodable(raw: bytes | str, decoded: str) -> None:
@@ -261,6 +290,16 @@ def test_undecodable(raw: bytes | str, decoded: str) -> None:
 @pytest.mark.parametrize("raw", ["A red café in the snow".encode(), "A red caf\ufffd in the snow"])
 def test_decodable(raw: bytes | str) -> None:
     assert judge(raw, RULES).reason is None
+
+
+@given(st.text())
+@settings(max_examples=300, deadline=None)
+def test_no_kept_caption_holds_what_nobody_sees(text: str) -> None:
+    judged = judge(f"A red barn {text} in the deep snow of the north", ANY_LANGUAGE)
+    if judged.reason is None:
+        kept = {unicodedata.category(character) for character in judged.caption}
+        assert not kept & {"Cc", "Co", "Cs"}
+        assert not set("\ufffc\ufffd\u200b\ufeff") & set(judged.caption)
 
 
 @pytest.mark.parametrize(
@@ -368,6 +407,9 @@ PIECES = st.sampled_from(
         "e\u0301",
         "\u200b",
         "\ufffd",
+        "\ufffc",
+        "’",
+        "—",
         "\x00",
         "\ud800",
         "2014",

@@ -4,19 +4,23 @@ import csv
 import gzip
 import hashlib
 import json
+import resource
+import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from gesso import cli
 from tests import servers
-from tests.datasets import picture
+from tests.datasets import picture, rename_as_before
 from tests.servers import Routes, Web, serve
 
 CAPTION = "a picture of the number {}, drawn by hand"
@@ -118,13 +122,84 @@ def test_a_finished_collection_is_left_alone(table: Path, collected: Path, capsy
 
 def test_only_what_is_missing_is_done_again(table: Path, collected: Path, web: Web) -> None:
     before, asked = contents(collected), web.requests.copy()
-    planned = pq.read_table(collected / "plan/00002.parquet").to_pylist()
+    planned = pq.read_table(collected / "plan/00002.plan").to_pylist()
     (collected / "00002.tar").write_bytes(b"damaged")
     assert collect(table, collected) == 0
     assert contents(collected) == before
     assert {web.url(path) for path in web.requests - asked} == {
         pair["url"] for pair in planned if pair["reason"] is None
     }
+
+
+def test_a_half_finished_collection_with_the_former_names_goes_on(table: Path, collected: Path, tmp_path: Path) -> None:
+    output = tmp_path / "raw"
+    shutil.copytree(collected, output)
+    rename_as_before(output)
+    for name in ("manifest.json", "00001_stats.json", "00003.tar"):
+        (output / name).unlink()
+    assert collect(table, output) == 0
+    for ending in ("tar", "parquet"):
+        assert [path.read_bytes() for path in sorted(output.glob(f"*.{ending}"))] == [
+            path.read_bytes() for path in sorted(collected.glob(f"*.{ending}"))
+        ]
+    assert cli.main(["verify", str(output)]) == 0
+    assert cli.main(["report", str(output), "--output", f"{tmp_path}/report.html"]) == 0
+
+
+def test_links_without_captions(web: Web, tmp_path: Path) -> None:
+    (tmp_path / "links.txt").write_text("".join(web.url(f"/{n}.jpg\n") for n in (1, 2, 1)) + "no link\n")
+    assert collect(tmp_path / "links.txt", tmp_path / "raw") == 0
+    funnel = json.loads((tmp_path / "raw/manifest.json").read_text())["funnel"]
+    assert funnel == {"rows_read": 4, "success": 2, "repeat_pair": 1, "url_invalid": 1}
+    rows = pq.read_table(tmp_path / "raw/00000.parquet").to_pylist()
+    assert {(row["caption"], row["original_caption"]) for row in rows} == {("", None)}
+    with tarfile.open(tmp_path / "raw/00000.tar") as tar:
+        assert [member.size for member in tar if member.name.endswith(".txt")] == [0, 0]
+    assert cli.main(["verify", str(tmp_path / "raw")]) == 0
+
+
+def test_a_table_without_its_captions(table: Path, tmp_path: Path) -> None:
+    assert collect(table, tmp_path / "raw", "--caption_column", "") == 0
+    funnel = json.loads((tmp_path / "raw/manifest.json").read_text())["funnel"]
+    assert {reason for reason in funnel if reason.startswith("caption_")} == set()
+    assert funnel["repeat_pair"] == 4
+
+
+def test_the_same_table_elsewhere_is_the_same_table(
+    table: Path, collected: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(table, tmp_path)
+    assert collect(tmp_path / table.name, collected) == 0
+    assert "is finished: nothing to do" in capsys.readouterr().out
+    (tmp_path / table.name).write_bytes(table.read_bytes().replace(b"by hand", b"by nobo"))
+    assert collect(tmp_path / table.name, collected) == 2
+    assert "was begun with other settings: input was" in capsys.readouterr().err
+
+
+def test_a_plan_that_names_its_tables_by_path_goes_on(
+    table: Path, collected: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "raw"
+    shutil.copytree(collected, output)
+    plan = json.loads((output / "plan.json").read_text())
+    plan["input"] = [{"path": str(table), "bytes": table.stat().st_size}]
+    (output / "plan.json").write_text(json.dumps(plan))
+    (output / "manifest.json").unlink()
+    assert collect(table, output) == 0
+    assert json.loads((output / "manifest.json").read_text())["input"] == plan["input"]
+
+
+def test_a_run_that_keeps_nothing_ends_with_a_warning(
+    web: Web, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "".join(web.url(f"/{n}.jpg,a picture of nothing\n") for n in (32, 33)) + ",none\n"
+    (tmp_path / "links.csv").write_text("url,caption\n" + rows)
+    for _ in range(2):
+        assert collect(tmp_path / "links.csv", tmp_path / "raw") == 0
+        lines = capsys.readouterr().err.splitlines()
+        assert lines[-1] == (
+            "warning: no picture was kept of 3 rows; most ended as http_404: The server no longer has the file."
+        )
 
 
 @pytest.mark.parametrize("path", ["/7.jpg", "/11.jpg"])
@@ -148,6 +223,64 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(
     assert not (tmp_path / "raw/manifest.json").exists()
     assert collect(table, tmp_path / "raw") == 0
     assert contents(tmp_path / "raw") == contents(collected)
+
+
+def test_a_low_limit_of_open_files_costs_no_picture(tmp_path: Path) -> None:
+    """Answers are held until fifty requests wait, and 256 files may be open: fewer than the links that could be."""
+    links, waiting = 300, 50
+
+    async def hold(exchange: servers.Exchange) -> None:
+        if len(exchange.web.requests) >= waiting:
+            exchange.web.released.set()
+        await servers.held(picture(int(exchange.path[1:-4])))(exchange)
+
+    with serve({f"/{number}.jpg": hold for number in range(links)}) as web:
+        rows = [f"{web.url(path)},a picture to collect" for path in web.routes]
+        (tmp_path / "links.csv").write_text("\n".join(["url,caption", *rows]))
+        command = [sys.executable, "-m", "gesso", "collect", "--input", f"{tmp_path}/links.csv"]
+        subprocess.run(
+            [*command, "--output", f"{tmp_path}/raw", "--image_size", "32", "--min_side", "16"],
+            check=True,
+            capture_output=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)),
+        )
+        assert waiting <= web.most_at_once < 256 // 3
+    funnel = json.loads((tmp_path / "raw/manifest.json").read_text())["funnel"]
+    assert funnel == {"rows_read": links, "success": links}
+
+
+def test_without_a_network_nothing_is_written_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    port, table = servers.closed_port(), tmp_path / "links.csv"
+    rows = [f"http://127.1.0.{number}:{port}/a.jpg,a picture to collect" for number in range(1, 101)]
+    table.write_text("\n".join(["url,caption", *rows]))
+    for _ in range(2):
+        assert collect(table, tmp_path / "raw", "--shard_size", "1000") == 2
+        assert capsys.readouterr().err.strip().splitlines()[-1].startswith("gesso: no network: ")
+        assert list((tmp_path / "raw").glob("0*")) == []
+
+
+NO_ROWS: dict[str, tuple[pa.Table | str, dict[str, int]]] = {
+    "no-link.csv": ("url,caption\n,a dog here\n", {"url_missing": 1}),
+    "null.parquet": (pa.table({"url": pa.nulls(2, pa.string()), "caption": ["a dog", "a cat"]}), {"url_missing": 2}),
+    "of-null-type.parquet": (pa.table({"url": pa.nulls(3), "caption": pa.nulls(3)}), {"url_missing": 3}),
+    "malformed.jsonl": ('{"url": null, "caption": "a dog"}\n{"url": \n[1]\n', {"malformed_row": 2, "url_missing": 1}),
+    "header-alone.csv": ("url,caption\n", {}),
+    "empty.parquet": (pa.table({"url": pa.nulls(0, pa.string()), "caption": pa.nulls(0, pa.string())}), {}),
+}
+
+
+@pytest.mark.parametrize("name", NO_ROWS)
+@pytest.mark.parametrize("good", [0, 1], ids=["alone", "beside a good table"])
+def test_a_table_without_one_usable_row(web: Web, tmp_path: Path, name: str, good: int) -> None:
+    content, lost = NO_ROWS[name]
+    if isinstance(content, str):
+        (tmp_path / name).write_text(content)
+    else:
+        pq.write_table(content, tmp_path / name)
+    (tmp_path / "good.csv").write_text(f"url,caption\n{web.url('/1.jpg')},a picture of the number one\n")
+    assert collect(tmp_path / name, tmp_path / "raw", *(["--input", f"{tmp_path}/good.csv"] if good else [])) == 0
+    funnel = json.loads((tmp_path / "raw/manifest.json").read_text())["funnel"]
+    assert funnel == {"rows_read": good + sum(lost.values()), "success": good, **lost}
 
 
 class TestMistakes:

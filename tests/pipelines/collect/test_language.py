@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
-from gesso.pipelines.collect.language import is_english, is_mostly_latin
+from gesso.pipelines.collect.language import fold, is_english, is_mostly_latin
 
 DATA = Path(__file__).parents[3].parent / "shared/data"
 OTHERS = ("de", "es", "fr", "it", "jp", "ko", "pl", "ru", "tr", "zh")
@@ -25,6 +26,11 @@ needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no captions to measu
         "Café tables in the rain",
         "A sign that reads 歓迎 above a door",
         "a dog\nin the snow",
+        "It’s a dog on the grass",
+        "It‘s a dog on the grass",
+        "It´s a dog on the grass",
+        "Zombie’s Crossword Bag",
+        "a “linen” — a ‘balloon’",
     ],
 )
 def test_english(caption: str) -> None:
@@ -56,6 +62,20 @@ def test_not_english(caption: str) -> None:
 )
 def test_is_mostly_latin(caption: str, latin: bool) -> None:
     assert is_mostly_latin(caption) is latin
+
+
+@pytest.mark.parametrize(
+    ("caption", "folded"),
+    [
+        ("It’s ‘so’, ‚so‛, 6′ ´tis", "It's 'so', 'so', 6' 'tis"),
+        ("“so” „so‟ «so» 6″", '"so" "so" "so" 6"'),
+        ("a‐b‑c‒d–e—f―g−h", "a-b-c-d-e-f-g-h"),
+        ("naïve café, 犬 … · •", "naïve café, 犬 … · •"),
+    ],
+)
+def test_fold_is_one_for_one(caption: str, folded: str) -> None:
+    assert fold(caption) == folded
+    assert len(folded) == len(caption)
 
 
 def test_threads_share_the_model() -> None:
@@ -99,6 +119,16 @@ def test_ordinary_english_is_kept() -> None:
     assert share(coco) >= 0.99
     assert share(conceptual) >= 0.99
     assert share(read("captions_eleven_languages/en.txt")) >= 0.99
+
+
+@needs_data
+def test_typographic_quotes_change_no_verdict() -> None:
+    rows = pq.read_table(DATA / "links/laion_10000.parquet")["TEXT"].to_pylist()
+    captions = [row for row in rows if row and ("'" in row or '"' in row)]
+    assert len(captions) == 867
+    for typographic in ("’”", "‘“", "´″"):
+        table = str.maketrans("'\"", typographic)
+        assert [text for text in captions if is_english(text) != is_english(text.translate(table))] == []
 
 
 @needs_data

@@ -56,6 +56,12 @@ class TestJudgeRows:
         ]
         assert counts == Counter(links=1)
 
+    def test_no_row_makes_no_pair_and_no_shard(self) -> None:
+        pairs, counts = plan.judge_rows(batch([]), RULES)
+        assert pairs.schema.equals(plan_schema(EXTRA))
+        assert (pairs.num_rows, counts) == (0, Counter(links=0))
+        assert list(plan.split(pairs, 3)) == []
+
     def test_reasons_stand_in_the_row(self) -> None:
         rows = [("ftp://a.example/x.jpg", DOG, 0), ("http://a.example/x.jpg", None, 0), ("not a link", DOG, 0)]
         pairs, counts = plan.judge_rows(batch(rows), RULES)
@@ -98,7 +104,7 @@ class TestMerge:
         rows: list[Row] = [(f"http://a.example/{n}.jpg", DOG if n % 3 else None, n) for n in range(50)]
         pairs, _ = plan.judge_rows(batch(rows), RULES)
         counts = plan.write_plan(str(tmp_path), 7, [packing.pack(pairs)], EXTRA)
-        table = pq.read_table(f"{tmp_path}/plan/00007.parquet")
+        table = pq.read_table(f"{tmp_path}/plan/00007.plan")
         assert table.schema.equals(plan_schema(EXTRA))
         assert table["key"].to_pylist() == sorted(table["key"].to_pylist())
         assert counts == Counter(links=33, caption_empty=17)

@@ -9,6 +9,7 @@ import lzma
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gesso.errors import UserError
-from gesso.pipelines.collect import sources
+from gesso.pipelines.collect import sources, text_rows
 from gesso.pipelines.collect.sources import PRESETS, Columns, Table, Unit
 
 LINKS = Path(__file__).parents[3].parent / "shared/data/links"
@@ -79,12 +80,13 @@ def table_at(path: Path, content: bytes | pa.Table) -> Table:
 
 def read_all(table: Table, columns: Columns = DEFAULT, batch_rows: int = 8192) -> Read:
     """Every row of a table as a tuple, every rejected row by reason; the schema is checked on the way."""
-    fields = (pa.field("url", pa.binary()), pa.field("caption", pa.binary()))
-    schema = pa.schema([*fields, *sources.extra_fields([table], columns)])
+    extra = sources.extra_fields([table], columns)
+    captions = pa.null() if table.format == "txt" or not columns.caption else pa.binary()
+    schema = pa.schema([pa.field("url", pa.binary()), pa.field("caption", captions), *extra])
     rows: Rows = []
     rejected: Counter[str] = Counter()
     for unit in sources.units(table):
-        for batch, counts in sources.read(unit, columns, batch_rows):
+        for batch, counts in sources.read(unit, columns, extra, batch_rows):
             assert batch.schema == schema
             batch.validate(full=True)
             assert all(counts.values())
@@ -130,7 +132,7 @@ def test_batches_are_cut_by_rows_and_repeat_themselves(tmp_path: Path, format: s
     rows = [(f"http://a.org/{number}", f"caption {number}") for number in range(10)]
     table = table_at(tmp_path / f"a.{format}", WRITERS[format](rows))
     [unit] = sources.units(table)
-    first, second = (list(sources.read(unit, Columns(), batch_rows=4)) for _ in range(2))
+    first, second = (list(sources.read(unit, Columns(), (), batch_rows=4)) for _ in range(2))
     assert [batch.num_rows for batch, _ in first] == [4, 4, 2]
     assert first == second
 
@@ -162,7 +164,7 @@ def test_bad_csv_rows_are_counted(tmp_path: Path) -> None:
         b"http://f,nul \x00 and latin \xe9\n"
         b"http://g," + b"x" * (sources.FIELD_BYTES + 1) + b"\n"
         b"http://h," + b"x" * sources.FIELD_BYTES + b"\n"
-        b"http://i," + b"y" * (sources.LINE_BYTES + 1) + b"\n"
+        b"http://i," + b"y" * (text_rows.LINE_BYTES + 1) + b"\n"
         b"http://j,lone \r return\n"
         b'http://k,"never closed\nhttp://l,four\n'
     )
@@ -172,8 +174,72 @@ def test_bad_csv_rows_are_counted(tmp_path: Path) -> None:
         (b"http://d", b'said "yes",\nthen left'),
         (b"http://f", b"nul \x00 and latin \xe9"),
         (b"http://h", b"x" * sources.FIELD_BYTES),
+        (b"http://l", b"four"),
     ]
     assert rejected == Counter(malformed_row=7, url_missing=1)
+
+
+HEAD = b"url,caption,n\n"
+
+
+def plain_rows(count: int, last: str = "a picture, number {}") -> list[bytes]:
+    return [f'http://a.example/{n}.jpg,"{last.format(n)}",{n}\n'.encode() for n in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("stray", "lost"),
+    [
+        (b'http://s.example/,"never closed,5\n', 1),
+        (b'"http://s.example/,never closed,5\n', 1),
+        (b'http://s.example/,never closed,"5\n', 1),
+        (b'http://s.example/,"closed" badly,5\n', 1),
+        (b'http://s.example/,"one ""too"" many"","5"\n', 1),
+        (b'http://s.example/,12" tall,5\n', 0),
+    ],
+)
+@pytest.mark.parametrize("quoted", [False, True])
+@pytest.mark.parametrize("at", [0, 150, 299])
+def test_a_stray_quote_costs_its_own_row(tmp_path: Path, stray: bytes, lost: int, quoted: bool, at: int) -> None:
+    rows = plain_rows(299) if quoted else [row.replace(b'"', b"").replace(b", ", b" ") for row in plain_rows(299)]
+    rows.insert(at, stray)
+    found, rejected = read_all(table_at(tmp_path / "a.csv", HEAD + b"".join(rows)))
+    assert rejected == +Counter(malformed_row=lost)
+    urls = [f"http://a.example/{n}.jpg".encode() for n in range(299)]
+    assert [url for url, _ in found if url != b"http://s.example/"] == urls
+
+
+def test_two_stray_quotes_that_seem_to_close_each_other(tmp_path: Path) -> None:
+    rows = [row.replace(b'"', b"").replace(b", ", b" ") for row in plain_rows(300)]
+    rows[10] = b'http://a.example/10.jpg,"never closed,10\n'
+    rows[200] = b'http://a.example/200.jpg,12",200\n'
+    found, rejected = read_all(table_at(tmp_path / "a.csv", HEAD + b"".join(rows)))
+    assert (len(found), rejected) == (299, Counter(malformed_row=1))
+    assert found[199] == (b"http://a.example/200.jpg", b'12"')
+
+
+def test_a_stray_quote_before_more_than_a_row_may_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_rows, "LINE_BYTES", 1000)
+    rows = [row.replace(b'"', b"").replace(b", ", b" ") for row in plain_rows(300)]
+    content = HEAD + b'http://s.example/,"never closed,5\n' + b"".join(rows)
+    found, rejected = read_all(table_at(tmp_path / "a.csv", content))
+    assert (len(found), rejected) == (300, Counter(malformed_row=1))
+
+
+def test_captions_of_several_lines_stay_whole(tmp_path: Path) -> None:
+    """With links in them, too, and with a row of another width."""
+    captions = [
+        "first\nsecond",
+        "see\nhttp://b.example/x.jpg\nand more",
+        "see\nhttp://b.example/x.jpg, or that\nand more, and more,\nand the end",
+        "a\n\n\nb",
+        'he said\n"yes",\nshe no',
+        "\n",
+    ]
+    rows = [(f"http://a.example/{n}", caption, "1") for n, caption in enumerate(captions)]
+    content = csv_bytes(rows, ("url", "caption", "n")) + b'http://c.example/,"two\nlines",1,2\n'
+    found, rejected = read_all(table_at(tmp_path / "a.csv", content))
+    assert found == [(url.encode(), caption.encode()) for url, caption, _ in rows]
+    assert rejected == Counter(malformed_row=1)
 
 
 def test_bad_tsv_rows_are_counted(tmp_path: Path) -> None:
@@ -185,7 +251,7 @@ def test_bad_tsv_rows_are_counted(tmp_path: Path) -> None:
         b"\t\n"
         b"http://d\t\n"
         b"http://e\t" + b"x" * (sources.FIELD_BYTES + 1) + b"\n"
-        b"http://f\t" + b"y" * (3 * sources.LINE_BYTES) + b"\n"
+        b"http://f\t" + b"y" * (3 * text_rows.LINE_BYTES) + b"\n"
         b"http://g\tlast"
     )
     rows, rejected = read_all(table_at(tmp_path / "a.tsv", content))
@@ -213,7 +279,7 @@ def test_bad_jsonl_rows_are_counted(tmp_path: Path) -> None:
         b"[" * 100_000,
         b'{"url": "http://h", "n": ' + b"9" * 5000 + b"}",
         b'{"url": "http://i", "caption": "' + b"x" * (sources.FIELD_BYTES + 1) + b'"}',
-        b'{"url": "http://j", "caption": "' + b"y" * (2 * sources.LINE_BYTES) + b'"}',
+        b'{"url": "http://j", "caption": "' + b"y" * (2 * text_rows.LINE_BYTES) + b'"}',
         b'{"url": "http://k", "caption": null}',
         b'{"url": "http://l", "caption": "cut off',
     ]
@@ -309,6 +375,152 @@ def test_text_extras_are_strings(tmp_path: Path) -> None:
     assert read_all(table_at(tmp_path / "a.jsonl", content), columns) == (rows, Counter())
 
 
+def test_extra_columns_with_names_of_our_own_are_carried_under_others(tmp_path: Path) -> None:
+    content = pa.table({"url": ["http://a"], "caption": ["x"], "width": [640], "sha256": ["ab"], "n": [1]})
+    table = table_at(tmp_path / "a.parquet", content)
+    columns = Columns(extra=("width", "sha256", "n", "url"))
+    fields = sources.extra_fields([table], columns)
+    assert [(field.name, field.type) for field in fields] == [
+        ("table_width", pa.int64()),
+        ("table_sha256", pa.string()),
+        ("n", pa.int64()),
+        ("table_url", pa.string()),
+    ]
+    assert read_all(table, columns) == ([(b"http://a", b"x", 640, "ab", 1, "http://a")], Counter())
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "unified", "values"),
+    [
+        (pa.array([1]), pa.array([0.5]), pa.float64(), [1.0, 0.5]),
+        (pa.nulls(1), pa.array(["a"]), pa.string(), [None, "a"]),
+        (pa.array(["a"]), pa.array([b"\xff"]), pa.string(), ["a", "\ufffd"]),
+        (pa.array([["a"]]), pa.array([[None]]), pa.list_(pa.string()), [["a"], [None]]),
+        (
+            pa.array([5], pa.timestamp("us")),
+            pa.array([5], pa.timestamp("ms")),
+            pa.timestamp("us"),
+            [datetime(1970, 1, 1, 0, 0, 0, 5), datetime(1970, 1, 1, 0, 0, 0, 5000)],
+        ),
+    ],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_types_that_drift_from_part_to_part_unify(
+    tmp_path: Path, one: pa.Array, other: pa.Array, unified: pa.DataType, values: list[Any], turned: bool
+) -> None:
+    parts = [(one, values[0]), (other, values[1])][:: -1 if turned else 1]
+    tables = [
+        table_at(tmp_path / f"{n}.parquet", pa.table({"url": ["u"], "caption": ["c"], "extra": part}))
+        for n, (part, _) in enumerate(parts)
+    ]
+    columns = Columns(extra=("extra",))
+    [field] = sources.extra_fields(tables, columns)
+    assert (field.name, field.type) == ("extra", unified)
+    read = [batch for table in tables for batch, _ in sources.read(Unit(table, 0, 1), columns, [field])]
+    assert [batch["extra"].type for batch in read] == [unified] * 2
+    assert [batch["extra"].to_pylist() for batch in read] == [[value] for _, value in parts]
+
+
+def test_a_number_that_the_unified_type_does_not_hold_is_told(tmp_path: Path) -> None:
+    tables = [
+        table_at(tmp_path / f"{n}.parquet", pa.table({"url": ["u"], "caption": ["c"], "id": [value]}))
+        for n, value in enumerate((2**53 + 1, 0.5))
+    ]
+    columns = Columns(extra=("id",))
+    fields = sources.extra_fields(tables, columns)
+    text = message(lambda: list(sources.read(Unit(tables[0], 0, 1), columns, fields)))
+    assert text.startswith(f"{tables[0].path}: cannot be read (Integer value {2**53 + 1} not in range")
+
+
+@pytest.mark.parametrize("ending", COMPRESS)
+def test_links_one_a_line(tmp_path: Path, ending: str) -> None:
+    content = b"\xef\xbb\xbfhttp://a\r\n\n  http://b \n" + b"x" * (text_rows.LINE_BYTES + 1) + b"\nhttp://c"
+    table = table_at(tmp_path / f"a.txt{ending}", COMPRESS[ending](content))
+    for columns in (DEFAULT, PRESETS["laion"]):
+        rows = [(b"http://a", None), (b"http://b", None), (b"http://c", None)]
+        assert read_all(table, columns) == (rows, Counter(malformed_row=1))
+
+
+def test_links_that_are_none(tmp_path: Path) -> None:
+    table = table_at(tmp_path / "a.txt", b"one\ntwo\n")
+    assert message(lambda: sources.extra_fields([table], DEFAULT)) == (
+        f"{table.path}: none of its first 2 lines is a link: a .txt file has one a line"
+    )
+    table = table_at(tmp_path / "a.txt", b"http://a\n")
+    expected = f"{table.path}: no column 'n' among 'url': {WAY_OUT}"
+    assert message(lambda: sources.extra_fields([table], Columns(extra=("n",)))) == expected
+    assert message(lambda: sources.extra_fields([table], PRESETS["yfcc100m"])).endswith("choose another --preset")
+
+
+@pytest.mark.parametrize("format", WRITERS)
+def test_tables_without_captions(tmp_path: Path, format: str) -> None:
+    table = table_at(tmp_path / f"a.{format}", WRITERS[format](ROWS))
+    columns = Columns(caption="", extra=("caption",))
+    expected = [(url.encode(), None, caption) for url, caption in ROWS]
+    assert [(url, caption, *extra) for url, caption, *extra in read_all(table, columns)[0]] == expected
+
+
+ARRAY = b"""\xef\xbb\xbf
+ [ {"url": "http://a", "caption": "gr\xc3\xbcn [ ] , \\" }"},
+{"url": "http://b", "caption": "latin \xe9", "n": {"x": [1, 2]}},12 , null,
+ {"caption": "no link"}, {"url": "http://c"}]
+"""
+
+
+@pytest.mark.parametrize("block", [1, 3, 64, 1 << 18])
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_json_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, ending: str) -> None:
+    monkeypatch.setattr(text_rows, "BLOCK_BYTES", block)
+    table = table_at(tmp_path / f"a.json{ending}", COMPRESS[ending](ARRAY))
+    rows = [
+        (b"http://a", 'grün [ ] , " }'.encode(), None),
+        (b"http://b", b"latin \xe9", '{"x": [1, 2]}'),
+        (b"http://c", None, None),
+    ]
+    assert read_all(table, Columns(extra=("n",))) == (rows, Counter(malformed_row=2, url_missing=1))
+
+
+def test_json_of_lines_or_of_an_array(tmp_path: Path) -> None:
+    array = json.dumps([dict(zip(("url", "caption"), row, strict=True)) for row in ROWS], indent=2)
+    for content in (jsonl_bytes(ROWS), array.encode()):
+        assert read_all(table_at(tmp_path / "a.json", content)) == (encoded(ROWS), Counter())
+
+
+@pytest.mark.parametrize("content", [b"[]", b" [ \n] ", b"", b"\n"])
+def test_json_without_rows(tmp_path: Path, content: bytes) -> None:
+    assert read_all(table_at(tmp_path / "a.json", content)) == ([], Counter())
+
+
+@pytest.mark.parametrize(
+    ("content", "number"),
+    [
+        (b'[{"url": "u", "caption": "c"}', 0),
+        (b'[{"url": "u", "caption": "c"}, {"url": "v", "capt', 1),
+        (b'[{"url": "u", "caption": "c"} {"url": "v"}]', 0),
+        (b'[{"url": "u", "caption": "c"},]', 1),
+        (b'[{"url": "u", "caption": "c"}] [', 1),
+        (b"[] x", 0),
+        (b'[{"url": "u", "caption": "' + b"x" * (6 << 20), 0),
+        (b"[" * 100_000, 0),
+    ],
+)
+def test_json_arrays_that_break_off_are_named(tmp_path: Path, content: bytes, number: int) -> None:
+    table = table_at(tmp_path / "a.json", content)
+    text = message(lambda: list(sources.read(Unit(table, 0, 1), DEFAULT, ())))
+    assert text.startswith(f"{table.path}: is no JSON behind its first {number} values (")
+    assert text.endswith("): mend the file")
+
+
+def test_a_table_is_known_by_name_size_and_ends(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    one, other = (table_at(tmp_path / name, csv_bytes(ROWS)) for name in ("a.csv", "b/a.csv"))
+    assert sources.identities([one, other]) == [sources.identity(one)] * 2
+    assert {**sources.identity(one), "ends_sha256": ""} == {"name": "a.csv", "bytes": one.size, "ends_sha256": ""}
+    changed = table_at(tmp_path / "b/a.csv", csv_bytes(ROWS).replace(b"cat", b"dog"))
+    assert changed.size == one.size
+    assert sources.identity(changed) != sources.identity(one)
+
+
 def test_units_pack_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.parquet"
     rows = [(f"http://a.org/{number}", f"caption {number}") for number in range(10)]
@@ -319,7 +531,7 @@ def test_units_pack_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(sources, "UNIT_BYTES", 2 * size)
     assert sources.units(table) == [Unit(table, 0, 2), Unit(table, 2, 2), Unit(table, 4, 1)]
     assert read_all(table) == (encoded(rows), Counter())
-    [(batch, _)] = sources.read(Unit(table, 2, 2), Columns())
+    [(batch, _)] = sources.read(Unit(table, 2, 2), Columns(), ())
     assert batch["caption"].to_pylist() == [b"caption 4", b"caption 5", b"caption 6", b"caption 7"]
     monkeypatch.setattr(sources, "UNIT_BYTES", 1)
     assert [unit.groups for unit in sources.units(table)] == [1] * 5
@@ -397,21 +609,22 @@ def test_find_tables_errors(tmp_path: Path) -> None:
     assert message(lambda: sources.find_tables([f"{tmp_path}/*.csv"])) == (
         f"no file matches '{tmp_path}/*.csv': name files or a glob such as 'links/*.parquet'"
     )
-    for name in ("_SUCCESS", "a.txt", "a.parquet.gz", "a.gz"):
+    for name in ("_SUCCESS", "a.dat", "a.parquet.gz", "a.gz"):
         (tmp_path / name).write_bytes(b"")
         assert message(partial(sources.find_tables, [f"{tmp_path}/{name}"])) == (
-            f"{tmp_path}/{name}: unknown ending; name the file .parquet, or .csv, .tsv, .jsonl or .ndjson "
+            f"{tmp_path}/{name}: unknown ending; name the file .parquet, or .csv, .tsv, .jsonl, .ndjson, .json or .txt "
             f"with or without .gz, .bz2, .zst, .xz"
         )
 
 
-WAY_OUT = "name the right one with --url-column, --caption-column, --extra-columns or --preset"
+WAY_OUT = "name the right one with --url_column, --caption_column, --extra_columns or --preset"
 
 
 @pytest.mark.parametrize("format", WRITERS)
 def test_missing_column(tmp_path: Path, format: str) -> None:
     table = table_at(tmp_path / f"a.{format}", WRITERS[format](ROWS))
-    expected = f"{table.path}: no column 'TEXT' among 'url', 'caption': {WAY_OUT}"
+    none = ", or --caption_column '' where there are no captions"
+    expected = f"{table.path}: no column 'TEXT' among 'url', 'caption': {WAY_OUT}{none}"
     assert message(lambda: sources.extra_fields([table], Columns(caption="TEXT"))) == expected
 
 
@@ -424,10 +637,9 @@ def test_every_table_is_checked(tmp_path: Path) -> None:
 
 
 def test_extra_column_errors(tmp_path: Path) -> None:
-    assert message(lambda: sources.extra_fields([], Columns(extra=("width",)))) == (
-        "extra column 'width' has a name that gesso itself writes: rename it in the tables"
-    )
     assert message(lambda: Columns(extra=("n", "m", "n"))) == "extra column 'n' is named twice: name it once"
+    twice = message(lambda: Columns(extra=("width", "table_width")))
+    assert twice == "extra column 'table_width' is named twice: name it once"
     one = table_at(tmp_path / "a.parquet", pa.table({"url": ["u"], "caption": ["c"], "n": [1]}))
     two = table_at(tmp_path / "b.csv", b"url,caption,n\nu,c,1\n")
     assert message(lambda: sources.extra_fields([one, two], Columns(extra=("n",)))) == (
@@ -454,7 +666,7 @@ def test_wrong_preset_for_the_file(tmp_path: Path) -> None:
     table = table_at(tmp_path / "a.jsonl", jsonl_bytes(ROWS))
     assert message(lambda: sources.extra_fields([table], PRESETS["yfcc100m"])) == (
         f"{table.path}: the chosen columns are those of a CSV or TSV table without a header, "
-        f"and a jsonl table names its own: choose another --preset"
+        f"which a jsonl table is not: choose another --preset"
     )
 
 
@@ -462,7 +674,7 @@ def test_text_tables_without_a_head(tmp_path: Path) -> None:
     table = table_at(tmp_path / "a.csv", b"\n")
     expected = f"{table.path}: no header in its first line: mend the file or leave it out"
     assert message(lambda: sources.extra_fields([table], Columns())) == expected
-    assert message(lambda: list(sources.read(Unit(table, 0, 1), Columns()))) == expected
+    assert message(lambda: list(sources.read(Unit(table, 0, 1), Columns(), ()))) == expected
     table = table_at(tmp_path / "a.jsonl", b"one\n\ntwo\n")
     assert message(lambda: sources.extra_fields([table], Columns())) == (
         f"{table.path}: none of its first 2 lines is a JSON object: mend the file"
@@ -482,7 +694,7 @@ def test_truncated_file_is_named(tmp_path: Path, ending: str) -> None:
     rows = [(f"http://a.org/{number * 7919 % 100003}", str(number**5)) for number in range(5000)]
     whole = COMPRESS[ending](tsv_bytes(rows))
     table = table_at(tmp_path / f"a.tsv{ending}", whole[:-20])
-    text = message(lambda: list(sources.read(Unit(table, 0, 1), Columns())))
+    text = message(lambda: list(sources.read(Unit(table, 0, 1), Columns(), ())))
     assert text.startswith(f"{table.path}: cannot be read (")
     assert text.endswith("): mend the file or leave it out")
 
@@ -500,7 +712,7 @@ def test_corrupt_parquet_page_is_named(tmp_path: Path) -> None:
     content[200:4000] = b"\xff" * 3800
     table = table_at(tmp_path / "a.parquet", bytes(content))
     assert sources.extra_fields([table], Columns()) == ()
-    text = message(lambda: list(sources.read(Unit(table, 0, 1), Columns())))
+    text = message(lambda: list(sources.read(Unit(table, 0, 1), Columns(), ())))
     assert text.startswith(f"{table.path}: cannot be read (")
 
 
@@ -557,7 +769,7 @@ def test_no_bytes_are_fatal_behind_a_good_row(tmp_path: Path, content: bytes, na
 
 @pytest.mark.parametrize("block", [1, 2, 7, 64])
 def test_the_size_of_a_block_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr(sources, "BLOCK_BYTES", 4 * block)
+    monkeypatch.setattr(text_rows, "BLOCK_BYTES", 4 * block)
     content = b"\xef\xbb\xbf" + csv_bytes([("http://a", 'two\nlines, "quoted"'), ("http://b", "x\r\ny")])
     expected: Read = ([(b"http://a", b'two\nlines, "quoted"'), (b"http://b", b"x\r\ny")], Counter())
     for ending, compress in COMPRESS.items():

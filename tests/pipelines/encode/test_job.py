@@ -20,7 +20,7 @@ from gesso import cli, storage
 from gesso.errors import UserError
 from gesso.pipelines.encode import job as encode
 from gesso.training.data.randomness import random_of
-from gesso.training.data.samples import Pictures, decode
+from gesso.training.data.samples import SampleReader, decode
 from gesso.training.data.split import open_split
 from gesso.training.data.views import prior_view
 from gesso.training.dvae.weights import open_dvae
@@ -91,7 +91,7 @@ class TestOutput:
         self, name: str, data: Path, tokens: Path, dvae: str
     ) -> None:
         split, model = open_split(str(data), name), open_dvae(dvae)
-        pictures = Pictures(split, 1000)
+        pictures = SampleReader(split, 1000)
         for place, shard in enumerate(split.shards):
             codes = np.load(tokens / f"{name}/{shard.index:05d}.npy")
             rows = pq.read_table(tokens / f"{name}/{shard.index:05d}.parquet").to_pylist()
@@ -100,7 +100,7 @@ class TestOutput:
             for row, grids in zip(rows, codes, strict=True):
                 pixels = decode(bodies[row["key"]], 32)
                 crops = [prior_view(pixels, 32, random_of("encode", 0, view, row["key"])) for view in range(2)]
-                alone = model.codes(torch.from_numpy(np.stack(crops))).numpy()
+                alone = model.encode(torch.from_numpy(np.stack(crops))).numpy()
                 np.testing.assert_array_equal(grids, alone)
 
     def test_rows_are_the_samples_in_their_order(self, data: Path, tokens: Path) -> None:
@@ -318,7 +318,7 @@ class TestMistakes:
         ("change", "message"),
         [
             ({"shards": "{t}/none"}, "holds no manifest.json: give the --output of a `gesso export`"),
-            ({"dvae": "{t}/none"}, "none is not there: give the --output of a `gesso train dvae`"),
+            ({"dvae": "{t}/none"}, "none does not exist: give the --output of a `gesso train dvae`"),
             ({"dvae": "{t}"}, "holds no dVAE: give the --output of a `gesso train dvae`"),
             ({"dvae": "{large}"}, "--dvae has 65,537 codes, and grids hold codes of 16 bits"),
             ({"views": "0"}, "--views is 0: give 1 or more"),
@@ -427,5 +427,5 @@ class TestMistakes:
         identity = encode.open_job(str(tmp_path / "out"), str(data), copy, settings).identity
         open_same(copy, settings, identity)
         write_dvae(tmp_path / "dvae.pt", seed=1)
-        with pytest.raises(UserError, match=r"a worker finds another dVAE in .* than the launcher"):
+        with pytest.raises(UserError, match=r"the dVAE in .* differs between this worker and the launcher"):
             open_same(copy, settings, identity)

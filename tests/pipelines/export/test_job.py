@@ -378,7 +378,12 @@ class TestCard:
         yaml = pytest.importorskip("yaml")
         text = (clean / "README.md").read_text()
         _, head, _ = text.split("---\n", 2)
-        assert yaml.safe_load(head) == {
+        front = yaml.safe_load(head)
+        image, caption, fields, *_ = front.pop("dataset_info")["features"]
+        assert (image, caption) == ({"name": "jpg", "dtype": "image"}, {"name": "txt", "dtype": "string"})
+        names = pq.read_schema(clean / "train/00000.parquet").names
+        assert [field["name"] for field in fields["struct"]] == names[: names.index("source_shard")]
+        assert front == {
             "pretty_name": "Image-text pairs, collected by gesso",
             "license": "cc0-1.0",
             "task_categories": ["text-to-image"],

@@ -18,7 +18,7 @@ import webdataset as wds
 
 from gesso import images
 from gesso.errors import UserError
-from gesso.training.data.loader import Batch, Loader, Pending, Workers, in_order
+from gesso.training.data.loader import Batch, Loader, Pending, Workers, sequential_batches
 from gesso.training.data.order import Places, State
 from gesso.training.data.randomness import random_of
 from gesso.training.data.split import Split, open_split
@@ -154,16 +154,16 @@ class TestThreads:
         self, train: Split, monkeypatch: pytest.MonkeyPatch, batch_size: int, threads: int, ahead: int
     ) -> None:
         """Two batches, and where they are small two tasks of sixteen samples for each thread."""
-        begun, begin = list[int](), Workers.begin
+        submitted, submit = list[int](), Workers.submit
 
         def counted(self: Workers, places: Places, state: State) -> Pending:
-            begun.append(len(places.rows))
-            return begin(self, places, state)
+            submitted.append(len(places.rows))
+            return submit(self, places, state)
 
-        monkeypatch.setattr(Workers, "begin", counted)
+        monkeypatch.setattr(Workers, "submit", counted)
         with closing(Loader(train, SIZE, SEED, batch_size, threads=threads)) as loader:
             list(islice(loader, 3))
-        assert begun == [batch_size] * (3 + ahead)
+        assert submitted == [batch_size] * (3 + ahead)
 
 
 class TestInOrder:
@@ -172,7 +172,7 @@ class TestInOrder:
 
     def test_every_sample_once_in_the_manifests_order(self, made: Path, bodies: dict[str, bytes]) -> None:
         split = open_split(str(made), "validation")
-        found = list(in_order(split, SIZE, batch_size=8))
+        found = list(sequential_batches(split, SIZE, batch_size=8))
         assert [len(keys) for keys, _ in found] == [8, 8, 5]
         assert [key for keys, _ in found for key in keys] == self.keys(split)
         for keys, pixels in found:
@@ -184,7 +184,7 @@ class TestInOrder:
     def test_ranks_take_turns(self, made: Path, ranks: int, first: int | None, threads: int) -> None:
         split = open_split(str(made), "validation")
         shares = [
-            [key for keys, _ in in_order(split, SIZE, first, rank, ranks, threads, 4) for key in keys]
+            [key for keys, _ in sequential_batches(split, SIZE, first, rank, ranks, threads, 4) for key in keys]
             for rank in range(ranks)
         ]
         expected = self.keys(split)[:first]
@@ -192,7 +192,7 @@ class TestInOrder:
 
     def test_threads_end_though_it_is_left_early(self, made: Path) -> None:
         before = set(threading.enumerate())
-        with closing(in_order(open_split(str(made), "validation"), SIZE, batch_size=2)) as found:
+        with closing(sequential_batches(open_split(str(made), "validation"), SIZE, batch_size=2)) as found:
             next(found)
         assert set(threading.enumerate()) == before
 
@@ -212,7 +212,7 @@ class TestFaults:
     def test_a_picture_that_does_not_decode(self, made: Path, tmp_path: Path, body: bytes, threads: int) -> None:
         split, key = self.damaged(made, tmp_path, "00001", 2, body)
         words = (
-            rf"clean/train/00001\.tar: sample {key} does not decode \(.*\): `gesso verify .*clean` tells .*quarantine"
+            rf"clean/train/00001\.tar: sample {key} does not decode \(.*\): `gesso verify .*clean` lists .*quarantine"
         )
         with pytest.raises(UserError, match=words) as told:
             batches(split, 5, threads=threads)
@@ -237,7 +237,7 @@ class TestFaults:
     def test_while_evaluating(self, made: Path, tmp_path: Path) -> None:
         split, key = self.damaged(made, tmp_path, "00000", 0, b"<html>")
         with pytest.raises(UserError, match=rf"00000\.tar: sample {key} does not decode"):
-            list(in_order(split, SIZE))
+            list(sequential_batches(split, SIZE))
 
 
 @pytest.fixture
@@ -255,7 +255,9 @@ class TestFsspec:
         assert torch.equal(pixels, stream[1])
 
     def test_the_same_evaluation(self, remote: str, made: Path) -> None:
-        found, expected = (list(in_order(open_split(path, "validation"), SIZE)) for path in (remote, str(made)))
+        found, expected = (
+            list(sequential_batches(open_split(path, "validation"), SIZE)) for path in (remote, str(made))
+        )
         assert [keys for keys, _ in found] == [keys for keys, _ in expected]
         assert all(np.array_equal(one[1], other[1]) for one, other in zip(found, expected, strict=True))
 

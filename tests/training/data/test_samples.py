@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from gesso.errors import Rejected, UserError
-from gesso.training.data.samples import Pictures, decode
+from gesso.training.data.samples import SampleReader, decode
 from gesso.training.data.split import Split, open_split
 from tests.exports import caption, picture, write_export
 
@@ -28,13 +28,13 @@ def clean(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "clean"))
 
 
-class TestPictures:
-    @pytest.mark.parametrize("held", [1, 1000])
-    def test_the_very_bytes(self, made: Path, held: int) -> None:
+class TestSampleReader:
+    @pytest.mark.parametrize("cached", [1, 1000])
+    def test_the_very_bytes(self, made: Path, cached: int) -> None:
         split = open_split(str(made), "train")
         shards = [place for place, shard in enumerate(split.shards) for _ in range(shard.count)]
         rows = [row for shard in split.shards for row in range(shard.count)]
-        found = Pictures(split, held).read(shards[::-1] + shards, rows[::-1] + rows)
+        found = SampleReader(split, cached).read(shards[::-1] + shards, rows[::-1] + rows)
         number = {caption(number): number for number in range(32)}
         captions = [text for shard in split.shards for text in split.rows(shard, ["caption"])[0].to_pylist()]
         keys = [key for shard in split.shards for key in split.rows(shard, ["key"])[0].to_pylist()]
@@ -52,9 +52,9 @@ class TestPictures:
 
         monkeypatch.setattr(Split, "rows", counted)
         assert split.counts == [10, 4, 10]
-        pictures = Pictures(split, held=20)
+        reader = SampleReader(split, cached=20)
         for shard in (0, 0, 1, 0, 2, 0, 1, 1):  # the second, used least lately, gives way to the third
-            pictures.read([shard], [0])
+            reader.read([shard], [0])
         assert read == [0, 1, 2, 1]
 
     def test_a_tar_that_has_been_cut_off_meanwhile(self, clean: Path) -> None:
@@ -62,28 +62,27 @@ class TestPictures:
         tar = clean / "train/00000.tar"
         rows = pq.read_table(clean / "train/00000.parquet").to_pylist()
         tar.write_bytes(tar.read_bytes()[: rows[3]["image_offset"] + 100])
-        pictures = Pictures(split, 1000)
-        assert [sample.key for sample in pictures.read([0, 0], [0, 2])] == [rows[0]["key"], rows[2]["key"]]
-        words = (
-            rf"train/00000\.tar: sample {rows[3]['key']} is cut off at 100 of {rows[3]['image_bytes']:,} bytes: `gesso"
-        )
+        reader = SampleReader(split, 1000)
+        assert [sample.key for sample in reader.read([0, 0], [0, 2])] == [rows[0]["key"], rows[2]["key"]]
+        size = f"{rows[3]['image_bytes']:,}"
+        words = rf"train/00000\.tar: sample {rows[3]['key']} is truncated at 100 of {size} bytes: `gesso"
         with pytest.raises(UserError, match=words):
-            pictures.read([0, 0], [2, 3])
+            reader.read([0, 0], [2, 3])
 
     def test_a_tar_that_is_gone(self, clean: Path) -> None:
         split = open_split(str(clean), "train")
         (clean / "train/00002.tar").unlink()
         with pytest.raises(UserError, match=r"train: a shard cannot be read \(.*00002\.tar.*\): `gesso verify") as told:
-            Pictures(split, 1000).read([0, 2], [0, 0])
+            SampleReader(split, 1000).read([0, 2], [0, 0])
         assert "\n" not in str(told.value)
 
     def test_the_words_for_a_picture_that_is_none(self, made: Path) -> None:
-        pictures = Pictures(open_split(str(made), "train"), 1000)
-        (sample,) = pictures.read([1], [0])
-        broken = pictures.refusal(sample, Rejected("undecodable", "jpeg: bad"))
+        reader = SampleReader(open_split(str(made), "train"), 1000)
+        (sample,) = reader.read([1], [0])
+        broken = reader.refusal(sample, Rejected("undecodable", "jpeg: bad"))
         named = f"{made}/train/00001.tar: sample {sample.key}"
         assert str(broken).startswith(f"{named} does not decode (jpeg: bad): `gesso verify")
-        small = pictures.refusal(sample, Rejected("too_small", "40×30: short side under 64"))
+        small = reader.refusal(sample, Rejected("too_small", "40×30: short side under 64"))
         assert str(small) == (
             f"{named} is 40×30: short side under 64: give a smaller --image_size, or collect with --min_side"
         )

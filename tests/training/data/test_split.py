@@ -93,7 +93,7 @@ class TestOpen:
 
     def test_a_damaged_manifest(self, clean: Path) -> None:
         (clean / "manifest.json").write_text("{")
-        with pytest.raises(UserError, match=r"manifest\.json is no JSON \(Expecting .*\): export anew"):
+        with pytest.raises(UserError, match=r"manifest\.json is not JSON \(Expecting .*\): export again"):
             open_split(str(clean), "train")
 
     def test_a_split_without_samples(self, clean: Path) -> None:
@@ -122,7 +122,9 @@ class TestDamage:
     def test_it_is_refused_by_name(self, clean: Path, name: str, kind: str) -> None:
         damage, words = DAMAGES[kind]
         damage(clean / "train" / name)
-        out = r": `gesso verify .*clean` tells all .*, `gesso train dvae --damaged quarantine` leaves such shards out"
+        out = (
+            r": `gesso verify .*clean` lists all damage, `gesso train dvae --damaged quarantine` leaves such shards out"
+        )
         with pytest.raises(UserError, match=f"clean/{words.format(name=name)}.*{out}$"):
             open_split(str(clean), "train", checksums=True)
         assert open_split(str(clean), "validation", checksums=True).samples == 8

@@ -34,20 +34,20 @@ def operations_by_hand(config: DvaeConfig) -> int:
 
 
 def test_operations() -> None:
-    assert count(SMALL).operations == operations_by_hand(SMALL)
+    assert count(SMALL).flops == operations_by_hand(SMALL)
 
 
 def test_the_papers_model() -> None:
-    takes = count(DvaeConfig())
-    assert takes.parameters == 97_616_006
-    assert takes.operations == 1_735_837_876_224
+    cost = count(DvaeConfig())
+    assert cost.parameters == 97_616_006
+    assert cost.flops == 1_735_837_876_224
 
 
 def test_recomputing_keeps_less() -> None:
     config = DvaeConfig(image_size=32, vocabulary=16, width=16, input_width=8)
     plain, again = count(config), count(config, recompute=True)
     assert again.activations < 0.6 * plain.activations
-    assert again.operations == plain.operations
+    assert again.flops == plain.flops
 
 
 def test_lower_precision_keeps_less() -> None:
@@ -58,11 +58,11 @@ def test_lower_precision_keeps_less() -> None:
 def test_weights_in_lower_precision_are_kept_once() -> None:
     config = DvaeConfig(image_size=32, vocabulary=16, width=16, input_width=8)
     assert count(config).copies < 100  # temperature and beta
-    takes = count(config, torch.bfloat16)
+    cost = count(config, torch.bfloat16)
     with torch.device("meta"):
         model = DVAE(config)
     narrow = sum(layer.w.numel() for layer in model.modules() if isinstance(layer, Conv2d) and not layer.always_float32)
-    assert 0 <= takes.copies - 2 * narrow < 100
+    assert 0 <= cost.copies - 2 * narrow < 100
 
 
 def test_what_autograd_keeps_is_counted_once() -> None:
@@ -75,9 +75,9 @@ def test_what_autograd_keeps_is_counted_once() -> None:
 @pytest.mark.parametrize(("parallel", "share"), [("ddp", 1), ("fsdp", 4)])
 def test_memory_by_kind(parallel: str, share: int) -> None:
     run, _ = parse(["--dry_run", "--preset", "paper", "--parallel", parallel, "--batch_size", "8"])
-    takes = count(run.dvae)
-    lines = memory(run, takes, processes=4)
+    cost = count(run.dvae)
+    lines = memory(run, cost, processes=4)
     assert lines[0] == f"parameters                 {97_616_006 * 4 / share / 2**20:>13,.0f} MiB"
     assert lines[5] == f"weights in lower precision {0:>13,} MiB"
-    assert lines[6] == f"activations of 2 pictures  {takes.activations * 2 / 2**20:>13,.0f} MiB"
-    assert lines[7].endswith("MiB, 4 in all")
+    assert lines[6] == f"activations of 2 pictures  {cost.activations * 2 / 2**20:>13,.0f} MiB"
+    assert lines[7].endswith("MiB; processes: 4")

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from gesso.processes import Group
-from gesso.training.data.loader import in_order
+from gesso.training.data.loader import sequential_batches
 from gesso.training.data.split import Split, open_split
 from gesso.training.dvae import evaluation, objective
 from gesso.training.dvae.model import DVAE
@@ -46,7 +46,7 @@ def evaluated(
 
 def test_figures_are_those_of_every_picture(model: DVAE, split: Split) -> None:
     found = evaluated(model, split)
-    ((keys, pixels),) = list(in_order(split, 16, batch_size=100))
+    ((keys, pixels),) = list(sequential_batches(split, 16, batch_size=100))
     assert len(keys) == 7
     x = objective.map_pixels(torch.from_numpy(pixels).movedim(3, 1))
     with torch.no_grad():
@@ -87,14 +87,14 @@ def test_the_first_so_many_samples(model: DVAE, split: Split) -> None:
 
 
 def test_a_process_without_a_share_still_passes(model: DVAE, split: Split) -> None:
-    batches = list(evaluation.filled(iter([(["a"], np.ones((1, 16, 16, 3), np.uint8))]), 3, 16))
+    batches = list(evaluation.padded(iter([(["a"], np.ones((1, 16, 16, 3), np.uint8))]), 3, 16))
     assert [keys for keys, _ in batches] == [["a"], [], []]
     assert [int(pixels.sum()) for _, pixels in batches] == [16 * 16 * 3, 0, 0]
 
 
 def test_originals_stand_above_their_reconstructions() -> None:
     originals = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1).expand(10, 4, 4, 3)
-    grid = evaluation.pairs(originals, originals + 100)
+    grid = evaluation.reconstruction_grid(originals, originals + 100)
     assert grid.shape == (4 * 6 - 2, 8 * 6 - 2, 3)
     assert grid[::6, ::6, 0].tolist() == [
         [0, 1, 2, 3, 4, 5, 6, 7],
@@ -108,9 +108,9 @@ def test_originals_stand_above_their_reconstructions() -> None:
 def test_codes_stand_in_the_order_of_their_numbers(model: DVAE) -> None:
     pictures = evaluation.code_pictures(model, torch.device("cpu"), batch_size=4)
     assert pictures.shape == (6, 8, 8, 3)
-    whole = model.pictures(torch.full((1, 3, 3), 5))
+    whole = model.decode(torch.full((1, 3, 3), 5))
     assert torch.equal(pictures[5], evaluation.to_bytes(whole[:, :, 8:16, 8:16])[0])
-    square = evaluation.square(pictures)
+    square = evaluation.code_grid(pictures)
     assert square.shape == (16, 24, 3)
     assert (square[8:, 16:] == pictures[5].numpy()).all()
 

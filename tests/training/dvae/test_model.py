@@ -77,12 +77,12 @@ def test_codes_are_the_likeliest_and_decode_to_pictures() -> None:
     model = DVAE(SMALL)
     pixels = torch.randint(0, 256, (3, 16, 16, 3), dtype=torch.uint8)
     logits = model.encoder(objective.map_pixels(pixels.movedim(3, 1)))
-    codes = model.codes(pixels)
+    codes = model.encode(pixels)
     assert codes.shape == (3, 2, 2)
     assert torch.equal(codes, logits.argmax(1))
     told = model.decoder(objective.harden(logits))
-    assert torch.equal(model.pictures(codes), objective.reconstruct(told))
-    assert model.pictures(codes).shape == (3, 3, 16, 16)
+    assert torch.equal(model.decode(codes), objective.reconstruct(told))
+    assert model.decode(codes).shape == (3, 3, 16, 16)
 
 
 def terms_of(model: DVAE) -> tuple[Tensor, list[Tensor]]:

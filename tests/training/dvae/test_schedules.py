@@ -5,7 +5,7 @@ from math import cos, pi
 import pytest
 
 from gesso.training.dvae.schedules import cosine, rates
-from gesso.training.dvae.settings import LearnSettings
+from gesso.training.dvae.settings import TrainSettings
 
 
 @pytest.mark.parametrize(("step", "expected"), [(0, 8.0), (50, 5.0), (100, 2.0), (101, 2.0), (10**9, 2.0)])
@@ -28,5 +28,5 @@ def test_a_quarter_of_the_way() -> None:
     ],
 )
 def test_the_papers_rates(step: int, expected: tuple[float, float, float]) -> None:
-    for found, value in zip(rates(step, LearnSettings()), expected, strict=True):
+    for found, value in zip(rates(step, TrainSettings()), expected, strict=True):
         assert found == (pytest.approx(value) if isinstance(value, float) else value)

@@ -24,8 +24,8 @@ from gesso.processes import Group
 from gesso.training import checkpoint
 from gesso.training.checkpoint import Checkpoints
 from gesso.training.dvae import train
-from gesso.training.dvae.figures import Figures
 from gesso.training.dvae.trainer import Trainer
+from gesso.training.metrics import MetricsLogger
 from tests.exports import write_export
 
 TINY = ("--preset", "tiny", "--image_size", "16", "--vocabulary", "32", "--width", "4", "--input_width", "8")
@@ -72,7 +72,7 @@ def curve(output: Path) -> list[dict[str, Any]]:
 
 
 def weights(output: Path, step: int = STEPS) -> dict[str, dict[str, torch.Tensor]]:
-    state = checkpoint.read_whole(checkpoint.found(str(output))[step])
+    state = checkpoint.read_whole(checkpoint.list_checkpoints(str(output))[step])
     return {kind: state[kind] for kind in ("model", "average", "exp_avg", "exp_avg_sq")}
 
 
@@ -93,8 +93,8 @@ def trained(data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_stopped_after_every_update_it_ends_with_the_same_bits(data: str, trained: Path, tmp_path: Path) -> None:
     for step in range(1, STEPS):
         job, _ = train.parse(flags(data, tmp_path))
-        told = train.begin_and_train(job, ALONE, lambda: True)
-        assert told == f"stopped after update {step}"
+        outcome = train.train(job, ALONE, lambda: True)
+        assert outcome == f"stopped after update {step}"
     assert run(data, tmp_path) == 0
     assert same(trained, tmp_path)
     assert curve(tmp_path) == curve(trained)
@@ -104,7 +104,7 @@ def test_a_stop_between_two_records_leaves_no_trace(data: str, tmp_path: Path) -
     for step in (1, 3, 6):
         job, _ = train.parse(flags(data, tmp_path / "stopped", "--log_every", "4"))
         stops = iter([False] * (step - (0, 1, 3)[(1, 3, 6).index(step)] - 1) + [True])
-        assert train.begin_and_train(job, ALONE, lambda stops=stops: next(stops)) == f"stopped after update {step}"  # type: ignore[misc]
+        assert train.train(job, ALONE, lambda stops=stops: next(stops)) == f"stopped after update {step}"  # type: ignore[misc]
     assert run(data, tmp_path / "stopped", "--log_every", "4") == 0
     assert run(data, tmp_path / "through", "--log_every", "4") == 0
     assert curve(tmp_path / "stopped") == curve(tmp_path / "through")
@@ -113,10 +113,10 @@ def test_a_stop_between_two_records_leaves_no_trace(data: str, tmp_path: Path) -
 DEATHS = {
     "before an update": (Trainer, "update"),
     "in an evaluation": (Trainer, "evaluate"),
-    "before its figures are written": (Figures, "write"),
+    "before its metrics are written": (MetricsLogger, "write"),
     "before a checkpoint": (Checkpoints, "save"),
-    "before the best is noted": (Checkpoints, "note_best"),
-    "before an old checkpoint is forgotten": (checkpoint, "forget"),
+    "before the best is marked": (Checkpoints, "mark_best"),
+    "before an old checkpoint is deleted": (checkpoint, "delete"),
 }
 
 
@@ -129,7 +129,7 @@ class Killed(BaseException):
 def test_killed_without_warning_it_goes_on_from_the_last_checkpoint(
     data: str, trained: Path, tmp_path: Path, death: str, at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever stands, the figures behind the last checkpoint are made again, and the best is noted."""
+    """Metrics after the last checkpoint are logged again, and the best one is marked."""
     owner, name = DEATHS[death]
     before, calls = getattr(owner, name), 0
 
@@ -150,7 +150,7 @@ def test_killed_without_warning_it_goes_on_from_the_last_checkpoint(
     assert (tmp_path / note).read_bytes() == (trained / note).read_bytes()
 
 
-def test_what_a_killed_run_left_half_written_is_swept(data: str, tmp_path: Path) -> None:
+def test_what_a_killed_run_left_half_written_is_removed(data: str, tmp_path: Path) -> None:
     left = [tmp_path / name for name in ("run.json.tmp-0123456789ab", "evaluations/0000004/grid.png.tmp-0123456789ab")]
     for path in left:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -164,7 +164,7 @@ def test_steps_say_only_when_to_stop(
 ) -> None:
     assert run(data, tmp_path, "--steps", "4") == 0
     assert run(data, tmp_path, "--steps", "4") == 0
-    assert "update 4 is done already, more --steps go on" in capsys.readouterr().out
+    assert "update 4 is done already, give more --steps to continue" in capsys.readouterr().out
     assert run(data, tmp_path) == 0
     assert same(trained, tmp_path)
 
@@ -177,7 +177,7 @@ def test_what_changes_no_bit(data: str, trained: Path, tmp_path: Path, more: tup
 
 def test_sharded_checkpoints_change_no_bit(data: str, trained: Path, tmp_path: Path) -> None:
     assert run(data, tmp_path, "--checkpoint", "sharded", "--steps", "5") == 0
-    assert checkpoint.found(str(tmp_path))[5].endswith("0000005")
+    assert checkpoint.list_checkpoints(str(tmp_path))[5].endswith("0000005")
     assert run(data, tmp_path) == 0
     assert same(trained, tmp_path)
 
@@ -255,7 +255,7 @@ def test_a_signal_saves_and_ends(data: str, trained: Path, tmp_path: Path) -> No
         going.send_signal(signal.SIGTERM)
         told, _ = going.communicate()
     assert going.returncode == 0
-    step = max(checkpoint.found(str(tmp_path)))
+    step = max(checkpoint.list_checkpoints(str(tmp_path)))
     assert f"stopped after update {step}; `gesso report {tmp_path}` shows it" in told.replace(",", "")
 
 
@@ -303,7 +303,7 @@ def test_the_last_three_and_the_best_checkpoint_stay(trained: Path) -> None:
     assert best["val_nats_per_dim"] == min(evaluated.values())
     improved = [step for step in evaluated if evaluated[step] == min(evaluated[at] for at in evaluated if at <= step)]
     saved = sorted({3, 6, 9, *improved})
-    assert set(checkpoint.found(str(trained))) == {*saved[-3:], best["step"]}
+    assert set(checkpoint.list_checkpoints(str(trained))) == {*saved[-3:], best["step"]}
 
 
 def flat(number: int) -> bytes:
@@ -330,18 +330,18 @@ def test_a_loss_that_is_no_number_stops_and_names_the_checkpoint(
     monkeypatch.setattr(Trainer, "_backward", broken)
     assert run(data, tmp_path) == 2
     told = capsys.readouterr().err.splitlines()[-1]
-    good = checkpoint.found(str(tmp_path))[6]
+    good = checkpoint.list_checkpoints(str(tmp_path))[6]
     assert told == (
         f"gesso: the loss of update 8 is nan: the last good checkpoint is {good}; "
         "begin another --output with a lower --learning_rate"
     )
-    assert max(checkpoint.found(str(tmp_path))) == 6
+    assert max(checkpoint.list_checkpoints(str(tmp_path))) == 6
 
 
 def test_a_spike_stops(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("gesso.training.dvae.trainer.CALM", 5)
+    monkeypatch.setattr("gesso.training.spikes.WARMUP", 5)
     backward = Trainer._backward
 
     def spiking(trainer: Trainer, *given: Any) -> list[float]:
@@ -356,7 +356,7 @@ def test_a_spike_stops(
 def test_gradients_that_are_not_finite_stop(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("gesso.training.dvae.trainer.norm", lambda gradients: float("inf"))
+    monkeypatch.setattr("gesso.training.dvae.trainer.total_norm", lambda gradients: float("inf"))
     assert run(data, tmp_path) == 2
     assert "the gradient of update 1 is inf: there is no checkpoint yet" in capsys.readouterr().err
 
@@ -470,7 +470,7 @@ def test_a_run_of_another_kind_is_refused(data: str, tmp_path: Path) -> None:
 
 
 def test_output_on_another_filesystem_is_refused(data: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--output is memory://run: give a folder of this machine"):
+    with pytest.raises(UserError, match="--output is memory://run: give a local folder"):
         train.parse(["--data", data, "--output", "memory://run"])
 
 
@@ -479,8 +479,8 @@ def test_a_dry_run_counts_the_papers_model(capsys: pytest.CaptureFixture[str]) -
     told = capsys.readouterr().out
     assert "parameters of the encoder     53,786,240" in told
     assert "parameters of the decoder     43,829,766" in told
-    assert "together                      97,616,006" in told
-    assert "150,000    9.62e-05       0.0625   6.600" in told
+    assert "parameters in all             97,616,006" in told
+    assert "150,000       9.62e-05       0.0625   6.600" in told
 
 
 def test_presets_are_defaults_that_a_flag_overrides() -> None:
@@ -488,4 +488,9 @@ def test_presets_are_defaults_that_a_flag_overrides() -> None:
     assert not dry
     assert (job.output, job.dvae.width, job.dvae.vocabulary, job.steps) == ("b", 16, 512, 8000)
     paper, _ = train.parse(["--data", "a", "--output", "b"])
-    assert (paper.preset, paper.steps, paper.dvae.vocabulary, paper.learn.batch_size) == ("paper", 3_000_000, 8192, 512)
+    assert (paper.preset, paper.steps, paper.dvae.vocabulary, paper.training.batch_size) == (
+        "paper",
+        3_000_000,
+        8192,
+        512,
+    )

@@ -12,8 +12,9 @@ from gesso.errors import UserError
 from gesso.processes import Group
 from gesso.training.checkpoint import Checkpoints
 from gesso.training.dvae.model import DVAE
-from gesso.training.dvae.settings import DvaeConfig, LearnSettings, LoopSettings, Run
+from gesso.training.dvae.settings import DvaeConfig, Run, TrainSettings
 from gesso.training.dvae.weights import open_dvae
+from gesso.training.settings import ComputeSettings, LoopSettings
 
 CONFIG = DvaeConfig(image_size=16, vocabulary=6, width=4, input_width=4, blocks=1)
 ALONE = Group(0, 1, torch.device("cpu"))
@@ -27,13 +28,13 @@ def weights(seed: int) -> dict[str, Tensor]:
 def write_run(folder: Path, form: str, steps: tuple[int, ...] = (1, 2), best: int | None = None) -> str:
     """Checkpoints whose averaged weights are those of the step as a seed."""
     checkpoints = Checkpoints(str(folder), ALONE, form, 9)
-    settings = Run("", "", "tiny", 1, CONFIG, LearnSettings(), LoopSettings()).record()
+    settings = Run("", "", "tiny", 1, CONFIG, TrainSettings(), ComputeSettings(), LoopSettings()).record()
     for step in steps:
         tensors = {"model": weights(100 + step), "average": weights(step)}
         checkpoints.save(step, tensors, {"settings": settings})
     checkpoints.wait()
     if best:
-        checkpoints.note_best({"step": best})
+        checkpoints.mark_best({"step": best})
     return str(folder)
 
 
@@ -86,10 +87,10 @@ class Evil:
 def test_a_released_file_that_would_run_something_is_refused(tmp_path: Path) -> None:
     write_released(tmp_path)
     torch.save(Evil(tmp_path / "ran"), tmp_path / "encoder.pkl")
-    with pytest.raises(UserError, match="is no dVAE that can be read"):
+    with pytest.raises(UserError, match="is not a readable dVAE"):
         open_dvae(str(tmp_path))
     (tmp_path / "encoder.pkl").write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
-    with pytest.raises(UserError, match="is no dVAE that can be read"):
+    with pytest.raises(UserError, match="is not a readable dVAE"):
         open_dvae(str(tmp_path))
     assert not (tmp_path / "ran").exists()
 
@@ -97,23 +98,23 @@ def test_a_released_file_that_would_run_something_is_refused(tmp_path: Path) -> 
 def test_a_released_file_of_old_torch_is_told(tmp_path: Path) -> None:
     write_released(tmp_path)
     torch.save(dall_e.Encoder(n_hid=64, vocab_size=512), tmp_path / "encoder.pkl", _use_new_zipfile_serialization=False)
-    with pytest.raises(UserError, match=r"was saved in the format of torch before 1\.6"):
+    with pytest.raises(UserError, match=r"was saved by a torch before 1\.6"):
         open_dvae(str(tmp_path))
 
 
 def test_what_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere is not there: give the --output of a `gesso train dvae`"):
+    with pytest.raises(UserError, match=r"nowhere does not exist: give the --output of a `gesso train dvae`"):
         open_dvae(str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="holds no dVAE"):
         open_dvae(str(tmp_path))
     path = tmp_path / "other.pt"
     torch.save({"state_dict": {}}, path)
-    with pytest.raises(UserError, match=r"other\.pt is no dVAE that can be read \(KeyError"):
+    with pytest.raises(UserError, match=r"other\.pt is not a readable dVAE \(KeyError"):
         open_dvae(str(path))
 
 
 def test_a_cut_file_is_refused(tmp_path: Path) -> None:
     path = Path(write_run(tmp_path, "whole", (1,))) / "checkpoints/0000001.pt"
     path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(UserError, match=r"0000001\.pt is no dVAE that can be read"):
+    with pytest.raises(UserError, match=r"0000001\.pt is not a readable dVAE"):
         open_dvae(str(tmp_path))

@@ -25,7 +25,7 @@ def test_it_halves_and_skips_where_gradients_are_not_finite() -> None:
 
 
 def test_it_doubles_after_finite_updates_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss_scale, "GROW_AFTER", 3)
+    monkeypatch.setattr(loss_scale, "GROWTH_INTERVAL", 3)
     scale = LossScale(dynamic=True)
     for finite in (True, True, False, True, True):
         scale.step(finite)

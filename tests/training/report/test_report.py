@@ -14,7 +14,7 @@ import pytest
 
 from gesso import cli
 from gesso.errors import UserError
-from gesso.training.metrics_log import Record
+from gesso.training.metrics_file import Record
 from gesso.training.report import curves, page, panels, pictures, report, rules, words
 from gesso.training.report.curves import Line, Panel, Scale
 from gesso.training.report.run import Codebook, Run, is_run, read_run, spread
@@ -66,7 +66,7 @@ class TestRules:
             ),
             (
                 [{"step": 1000, "loss": nan, "nll": inf}, {"step": 1100, "val_mse": nan}],
-                "loss is not a number at step 1,000, the first of 2 such.",
+                "loss is not a number at step 1,000, the first of 2 steps.",
             ),
         ],
     )
@@ -90,7 +90,7 @@ class TestRules:
     def test_validation_worsens(self, losses: list[float], validation: list[float], warned: bool) -> None:
         found = rules.validation_worsens(run_of(evaluated(losses, validation)))
         why = "It rose over the last 3 evaluations (3.5 → 3.6 → 3.7 nats/dim) while the training loss fell."
-        assert found == (rules.Warned("Validation worsens", why) if warned else None)
+        assert found == (rules.Warned("Validation loss rises", why) if warned else None)
 
     def test_validation_is_not_judged_without_a_training_loss(self) -> None:
         lines = records("val_nats_per_dim", [3.5, 3.6, 3.7])
@@ -126,12 +126,15 @@ class TestRules:
             (20 * [2.0] + [20.0], None),
             (
                 20 * [2.0] + [20.5],
-                "20.5 at step 1,050, 10 times the median of the 20 records before; 1 such among the last 100 records.",
+                "20.5 at step 1,050, 10 times the median of the 20 records before. Jumps in the last 100 records: 1.",
             ),
             (19 * [2.0] + [90.0], None),  # too few before
             (20 * [2.0] + [90.0] + 99 * [2.0], "90 at step 1,050, 45 times"),
             (20 * [2.0] + [90.0] + 100 * [2.0], None),  # long ago
-            (20 * [2.0] + [90.0, 2.0, 80.0], "80 at step 1,150, 40 times the median of the 20 records before; 2 such"),
+            (
+                20 * [2.0] + [90.0, 2.0, 80.0],
+                "80 at step 1,150, 40 times the median of the 20 records before. Jumps in the last 100 records: 2.",
+            ),
             (20 * [2.0] + [nan, 2.0], None),  # a step that fp16 left out
             (20 * [0.0] + [1.0], None),
         ],
@@ -303,8 +306,8 @@ class TestRun:
             ("evaluations/0002000/usage.json", b'{"counts": []}', "has no list of counts"),
             ("evaluations/0002000/usage.json", b'{"counts": [1, -1]}', "has no list of counts"),
             ("evaluations/0002000/usage.json", b'{"counts": [1, 2]}', "is 48×48 pixels and .* counts 2 codes"),
-            ("evaluations/0002000/codes.png", b"JFIF", "codes.png is no PNG"),
-            ("evaluations/0002000/grid.png", b"JFIF", "grid of step 2000 is no PNG"),
+            ("evaluations/0002000/codes.png", b"JFIF", "codes.png is not a PNG"),
+            ("evaluations/0002000/grid.png", b"JFIF", "grid of step 2000 is not a PNG"),
         ],
     )
     def test_damage_is_told(self, tmp_path: Path, name: str, body: bytes, told: str) -> None:
@@ -320,7 +323,7 @@ class TestRun:
         assert is_run(path)
         assert cli.main(["report", path, "--output", str(target)]) == 0
         assert capsys.readouterr().out == f"{target}\n"
-        assert "<title>run – how the training goes</title>" in target.read_text()
+        assert "<title>run – training report</title>" in target.read_text()
         assert cli.main(["report", path]) == 0
         assert (tmp_path / "run/report.html").read_text() == target.read_text()
 
@@ -352,7 +355,7 @@ class TestPage:
 
     def test_head(self, text: str) -> None:
         head = text.split("<main")[0].split("</style>")[1]
-        assert "<b>No warning.</b> None of 5 signs of trouble is seen." in head
+        assert "<b>No warnings.</b> All 5 checks passed." in head
         assert [re.sub("<[^>]+>", "|", line) for line in re.findall("<div><dt>.*</dd></div>", head)] == [
             "||of 2,000 steps||2,000||",
             "||validation MSE|−0.6% since step 1,800|||0.01208||",
@@ -361,7 +364,7 @@ class TestPage:
             "||perplexity of the codes|±0.0% since step 1,800|||205||",
             "||images a second||117.2||",
         ]
-        assert "The best checkpoint is of step 2,000, with 3.6 nats/dim." in head
+        assert "Best checkpoint: step 2,000, 3.6 nats/dim." in head
 
     def test_trend(self) -> None:
         better = page.moving([(1, 4.0), (2, 3.0)], "MSE", less=True)
@@ -374,14 +377,14 @@ class TestPage:
 
     def test_no_step_yet(self, tmp_path: Path) -> None:
         text = Path(report(runs.write_run(tmp_path / "run", until=0), None)).read_text()
-        assert "Nothing is logged yet: look again when the first records are written." in text
-        assert "No warning" not in text
+        assert "No metrics have been logged yet: run `gesso report` again later." in text
+        assert "No warnings" not in text
         assert 'data-panel="' not in text.split("<script")[0]
 
     def test_no_evaluation_yet(self, tmp_path: Path) -> None:
         text = Path(report(runs.write_run(tmp_path / "run", until=100), None)).read_text()
-        assert "Not finished: step 100 of 2,000. There is no evaluation yet." in text
-        assert "There is no evaluation with a grid yet." in text
+        assert "Not finished: step 100 of 2,000. No evaluation yet." in text
+        assert "No evaluation with a grid yet." in text
         assert 'data-panel="loss"' in text
 
     def test_a_killed_run(self, tmp_path: Path) -> None:
@@ -394,7 +397,7 @@ class TestPage:
         path = Path(runs.write_run(tmp_path / "run", share=0.05))
         text = Path(report(str(path), None)).read_text()
         assert "<li><b>Codebook collapse</b> 26 of 512 codes are in use" in text
-        assert "No warning" not in text
+        assert "No warnings" not in text
 
     def test_what_settings_say_is_text(self, tmp_path: Path) -> None:
         path = Path(runs.write_run(tmp_path / "run", vocabulary=32))

@@ -14,7 +14,7 @@ from gesso.training.data.split import open_split
 from gesso.training.tokenizer import train
 from gesso.training.tokenizer.bpe import Tokenizer
 from gesso.training.tokenizer.settings import TokenizerSettings
-from gesso.training.tokenizer.train import Read, sample
+from gesso.training.tokenizer.train import CaptionCounts, sample_captions
 from tests.captions import SCRIPTS
 from tests.exports import write_export
 
@@ -42,8 +42,8 @@ def captions_of(data: str, split: str) -> list[list[str]]:
 class TestSample:
     def test_whole_shards_in_an_order_of_the_seed_and_the_last_cut(self, data: str) -> None:
         shards = captions_of(data, "train")
-        sizes, read = [len(shard) for shard in shards], Read()
-        drawn = list(sample(open_split(data, "train"), TokenizerSettings(captions=25, seed=3), read))
+        sizes, read = [len(shard) for shard in shards], CaptionCounts()
+        drawn = list(sample_captions(open_split(data, "train"), TokenizerSettings(captions=25, seed=3), read))
         by_first = {shard[0] or shard[1]: shard for shard in shards}
         expected: list[str] = []
         rest = drawn
@@ -58,12 +58,18 @@ class TestSample:
 
     def test_seeds_draw_other_shards(self, data: str) -> None:
         split = open_split(data, "train")
-        drawn = {seed: list(sample(split, TokenizerSettings(captions=9, seed=seed), Read())) for seed in range(4)}
-        assert drawn[0] == list(sample(split, TokenizerSettings(captions=9, seed=0), Read()))
+        drawn = {
+            seed: list(sample_captions(split, TokenizerSettings(captions=9, seed=seed), CaptionCounts()))
+            for seed in range(4)
+        }
+        assert drawn[0] == list(sample_captions(split, TokenizerSettings(captions=9, seed=0), CaptionCounts()))
         assert len({tuple(captions) for captions in drawn.values()}) > 1
 
     def test_all_of_the_train_split_and_nothing_else(self, data: str) -> None:
-        drawn, read = list(sample(open_split(data, "train"), TokenizerSettings(), read := Read())), read
+        drawn, read = (
+            list(sample_captions(open_split(data, "train"), TokenizerSettings(), read := CaptionCounts())),
+            read,
+        )
         everything = [text for shard in captions_of(data, "train") for text in shard]
         assert sorted(drawn) == sorted(filter(None, everything))
         assert (read.captions, read.empty) == (70, 70 - len(drawn))
@@ -75,7 +81,7 @@ class TestSample:
             def rows(self, shard: object, columns: list[str]) -> pa.Table:
                 return pa.table({"caption": ["a", None, "", "b"]})
 
-        assert list(sample(Split(), TokenizerSettings(), read := Read())) == ["a", "b"]  # type: ignore[arg-type]
+        assert list(sample_captions(Split(), TokenizerSettings(), read := CaptionCounts())) == ["a", "b"]  # type: ignore[arg-type]
         assert (read.captions, read.empty) == (4, 2)
 
 
@@ -88,8 +94,8 @@ class TestRun:
         texts = [text for shard in captions_of(data, "train") for text in shard if text]
         mean = sum(tokenizer.length(text) for text in texts) / len(texts)
         assert printed == [
-            f"70 captions read, {70 - len(texts)} of them empty and passed over",
-            f"400 tokens and 256 positions; {mean:.1f} tokens a caption",
+            f"70 captions read, {70 - len(texts)} of them empty and skipped",
+            f"400 tokens and 256 positions; {mean:.1f} tokens per caption",
             f"tokenizer in {tmp_path}/run/tokenizer.json",
         ]
         record = json.loads((tmp_path / "run/run.json").read_text())
@@ -145,7 +151,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("more", "what"),
         [
-            (("--vocabulary", "401"), r"vocabulary was 400, is 401; give another --output"),
+            (("--vocabulary", "401"), r"vocabulary was 400, is 401; give those, or another --output"),
             (("--seed", "1", "--captions", "5"), r"captions was 1000000, is 5; seed was 0, is 1; give"),
         ],
     )
@@ -161,7 +167,7 @@ class TestRefusals:
 
     def test_a_run_of_another_kind(self, data: str, tmp_path: Path) -> None:
         (tmp_path / "run.json").write_text('{"kind": "dvae"}')
-        with pytest.raises(UserError, match=r"holds a run of another kind \(dvae\)"):
+        with pytest.raises(UserError, match=r"holds a run of another kind, 'dvae'"):
             train.main(flags(data, tmp_path))
 
     def test_a_tokenizer_of_someone_else_s(self, data: str, tmp_path: Path) -> None:

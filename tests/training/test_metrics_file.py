@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gesso.errors import UserError
-from gesso.training import metrics_log
+from gesso.training import metrics_file
 
 FIRST, SECOND, THIRD = (b'{"step": %d, "loss": %d.5}\n' % (step, step) for step in (10, 20, 30))
 DAMAGED = [
@@ -26,24 +26,24 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_a_record_is_a_line(path: Path) -> None:
-    metrics_log.append(str(path), 10, {"loss": 3.25, "epoch": 1})
-    metrics_log.append(str(path), 20, {"loss": 3.0})
+    metrics_file.append(str(path), 10, {"loss": 3.25, "epoch": 1})
+    metrics_file.append(str(path), 20, {"loss": 3.0})
     assert path.read_bytes() == b'{"step": 10, "loss": 3.25, "epoch": 1}\n{"step": 20, "loss": 3.0}\n'
-    assert metrics_log.read(str(path)) == [{"step": 10, "loss": 3.25, "epoch": 1}, {"step": 20, "loss": 3.0}]
+    assert metrics_file.read(str(path)) == [{"step": 10, "loss": 3.25, "epoch": 1}, {"step": 20, "loss": 3.0}]
 
 
 @pytest.mark.parametrize("value", [nan, inf, -inf])
 def test_what_is_not_finite_is_null_and_read_as_nan(path: Path, value: float) -> None:
-    metrics_log.append(str(path), 10, {"loss": value, "kl": 2.0})
+    metrics_file.append(str(path), 10, {"loss": value, "kl": 2.0})
     assert path.read_bytes() == b'{"step": 10, "loss": null, "kl": 2.0}\n'
-    (record,) = metrics_log.read(str(path))
+    (record,) = metrics_file.read(str(path))
     assert isnan(record.pop("loss"))
     assert record == {"step": 10, "kl": 2.0}
 
 
 def test_no_file_has_no_records(path: Path) -> None:
-    assert metrics_log.read(str(path)) == []
-    metrics_log.cut(str(path), 10)
+    assert metrics_file.read(str(path)) == []
+    metrics_file.truncate(str(path), 10)
     assert not path.exists()
 
 
@@ -51,13 +51,13 @@ def test_no_file_has_no_records(path: Path) -> None:
 @pytest.mark.parametrize("damaged", DAMAGED)
 def test_a_damaged_last_line_is_passed_over(path: Path, damaged: bytes, ending: bytes) -> None:
     path.write_bytes(FIRST + damaged + ending)
-    assert metrics_log.read(str(path)) == [{"step": 10, "loss": 10.5}]
+    assert metrics_file.read(str(path)) == [{"step": 10, "loss": 10.5}]
 
 
 @pytest.mark.parametrize("damaged", [*DAMAGED, b""])
 def test_damage_elsewhere_is_told_with_its_line(path: Path, damaged: bytes) -> None:
     path.write_bytes(FIRST + damaged + b"\n" + SECOND)
-    for act in (metrics_log.read, lambda name: metrics_log.cut(name, 10)):
+    for act in (metrics_file.read, lambda name: metrics_file.truncate(name, 10)):
         with pytest.raises(UserError, match=r"metrics\.jsonl: line 2 is damaged"):
             act(str(path))
     assert path.read_bytes() == FIRST + damaged + b"\n" + SECOND
@@ -69,13 +69,13 @@ def test_damage_elsewhere_is_told_with_its_line(path: Path, damaged: bytes) -> N
 @pytest.mark.parametrize("left", [b"", b'{"step": 3', b'{"step": 5'])
 def test_cut_drops_what_is_behind_a_step(path: Path, step: int, kept: bytes, left: bytes) -> None:
     path.write_bytes(FIRST + SECOND + THIRD + left)
-    metrics_log.cut(str(path), step)
+    metrics_file.truncate(str(path), step)
     assert path.read_bytes() == kept
     assert [file.name for file in path.parent.iterdir()] == ["metrics.jsonl"]
 
 
 def test_cut_keeps_a_whole_line_that_lacks_its_end(path: Path) -> None:
     path.write_bytes(FIRST + SECOND[:-1])
-    metrics_log.cut(str(path), 20)
-    metrics_log.append(str(path), 30, {"loss": 30.5})
+    metrics_file.truncate(str(path), 20)
+    metrics_file.append(str(path), 30, {"loss": 30.5})
     assert path.read_bytes() == FIRST + SECOND + THIRD

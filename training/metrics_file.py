@@ -1,4 +1,4 @@
-"""metrics.jsonl: a run's figures, a line of JSON per record. Standard library and our files only.
+"""metrics.jsonl: a run's metrics, a line of JSON per record. Light: no torch.
 
     {"step": 100, "loss": 3.71, "kl": 0.42, "loss_scale": null}
 
@@ -7,7 +7,6 @@ JSON has no NaN and no infinity: a value that is not finite is written as null a
 
 import json
 from math import isfinite, nan
-from pathlib import Path
 from typing import Any
 
 from gesso import storage
@@ -17,24 +16,24 @@ Record = dict[str, float | int]
 
 
 def append(path: str, step: int, values: Record) -> None:
-    """Adds a record in one write. Only `cut` mends what an earlier process left unfinished: call it on resuming."""
+    """Appends a record in one write. When a run is resumed, `truncate` first: its last line may be incomplete."""
     line = {"step": step} | {name: value if isfinite(value) else None for name, value in values.items()}
     with open(path, "ab") as stream:
         stream.write((json.dumps(line, allow_nan=False) + "\n").encode())
 
 
 def read(path: str) -> list[Record]:
-    """The records in their order, `step` among the values; none where there is no such file.
+    """The records in order, `step` among the values; none where there is no such file.
 
-    A damaged last line is what a killed process leaves, and is passed over. Raises UserError where another is damaged.
+    A damaged last line, which a killed process may leave, is skipped. Raises UserError where another line is damaged.
     """
     return [{name: nan if value is None else value for name, value in record.items()} for _, record in _lines(path)]
 
 
-def cut(path: str, step: int) -> None:
-    """Drops the records behind a step, and a damaged last line; the file is replaced whole. Raises UserError as `read`.
+def truncate(path: str, step: int) -> None:
+    """Removes the records after a step, and a damaged last line. Raises UserError as `read` does.
 
-    What stays keeps its bytes.
+    The file is replaced at once; the other lines keep their bytes.
     """
     if not storage.exists(path):
         return
@@ -44,19 +43,19 @@ def cut(path: str, step: int) -> None:
 
 
 def _lines(path: str) -> list[tuple[bytes, dict[str, Any]]]:
-    """Each undamaged line with what it says."""
-    lines = Path(path).read_bytes().split(b"\n") if storage.exists(path) else []
+    """The undamaged lines, each with its record."""
+    lines = storage.read(path).split(b"\n") if storage.exists(path) else []
     if lines and not lines[-1]:
         lines.pop()
     parsed = [_parsed(line) for line in lines]
     for number, record in enumerate(parsed[:-1], 1):
         if record is None:
-            raise UserError(f"{path}: line {number} is damaged: remove that line, or go back to an undamaged copy")
+            raise UserError(f"{path}: line {number} is damaged: remove that line, or restore a copy")
     return [(line, record) for line, record in zip(lines, parsed, strict=True) if record is not None]
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    """The line's record, or None where it is none."""
+    """The line's record, None where it is damaged."""
     try:
         record = json.loads(line)
     except ValueError:
