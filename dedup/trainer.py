@@ -64,8 +64,9 @@ class Pairs(Dataset[Pair]):
 
 
 def init_worker(_: int) -> None:
-    """One thread; a SIGTERM to the whole group is the trainer's, which still needs its batch."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """One thread; SIGTERM and Ctrl-C to the whole group are the trainer's, which still needs its batch."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(1)
 
 

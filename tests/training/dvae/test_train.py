@@ -94,7 +94,7 @@ def test_stopped_after_every_update_it_ends_with_the_same_bits(data: str, traine
     for step in range(1, STEPS):
         job, _ = train.parse(flags(data, tmp_path))
         outcome = train.train(job, ALONE, lambda: True)
-        assert outcome == f"stopped after update {step}"
+        assert outcome == f"stopped and saved after update {step}, the same command goes on from there"
     assert run(data, tmp_path) == 0
     assert same(trained, tmp_path)
     assert curve(tmp_path) == curve(trained)
@@ -104,7 +104,10 @@ def test_a_stop_between_two_records_leaves_no_trace(data: str, tmp_path: Path) -
     for step in (1, 3, 6):
         job, _ = train.parse(flags(data, tmp_path / "stopped", "--log_every", "4"))
         stops = iter([False] * (step - (0, 1, 3)[(1, 3, 6).index(step)] - 1) + [True])
-        assert train.train(job, ALONE, lambda stops=stops: next(stops)) == f"stopped after update {step}"  # type: ignore[misc]
+        assert (
+            train.train(job, ALONE, lambda stops=stops: next(stops))
+            == f"stopped and saved after update {step}, the same command goes on from there"
+        )  # type: ignore[misc]
     assert run(data, tmp_path / "stopped", "--log_every", "4") == 0
     assert run(data, tmp_path / "through", "--log_every", "4") == 0
     assert curve(tmp_path / "stopped") == curve(tmp_path / "through")
@@ -256,7 +259,10 @@ def test_a_signal_saves_and_ends(data: str, trained: Path, tmp_path: Path) -> No
         told, _ = going.communicate()
     assert going.returncode == 0
     step = max(checkpoint.list_checkpoints(str(tmp_path)))
-    assert f"stopped after update {step}; `gesso report {tmp_path}` shows it" in told.replace(",", "")
+    assert (
+        f"stopped and saved after update {step} the same command goes on from there; `gesso report {tmp_path}` shows it"
+        in told.replace(",", "")
+    )
 
 
 def test_what_a_run_writes(data: str, trained: Path) -> None:
