@@ -129,7 +129,7 @@ def open_splits(shards: str) -> "Iterator[Split]":
     """The splits of an export that hold samples. Raises UserError where there is none."""
     from gesso.training.data.split import open_split, read_manifest
 
-    manifest, _ = read_manifest(shards.rstrip("/"))
+    manifest, _ = read_manifest(shards)
     filled = {entry["split"] for entry in manifest["shards"] if entry["count"]}
     yield from (open_split(shards, split) for split in SPLITS if split in filled or split == SPLITS[0])
 

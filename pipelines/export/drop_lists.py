@@ -57,7 +57,7 @@ class DropList:
 
 def read(path: str, shards: str) -> DropList:
     """The drop list at `path`. Raises UserError where it cannot be read or is not of `shards`."""
-    path = path.rstrip("/")
+    path = storage.plain(path)
     if not storage.exists(storage.join(path, MANIFEST)):
         return read_list(path)
     kind = read_object(storage.join(path, MANIFEST)).get("kind")
@@ -171,7 +171,7 @@ def check_source(path: str, source: Json, shards: str) -> None:
 
 
 def real_path(path: str) -> str:
-    return os.path.realpath(path) if storage.is_local(path) else storage.absolute(path)
+    return os.path.realpath(storage.local(path)) if storage.is_local(path) else storage.absolute(path)
 
 
 def union(lists: Sequence[DropList]) -> pa.Table:
