@@ -117,9 +117,25 @@ def test_presets_are_defaults_that_a_flag_overrides() -> None:
     job = train.parse(["--data", "a", "b", "--output", "c/", "--preset", "small", "--steps", "7"])
     assert (job.data, job.output, job.training.steps, job.training.batch_size) == (("a", "b"), "c", 7, 64)
     assert job.detector.backbone == "efficientnet_lite0"
-    paper = train.parse(["--data", "a", "--output", "c"])
+    paper = train.parse(["--data", "a", "--output", "c", "--preset", "paper"])
     assert (paper.detector, paper.training) == (DetectorConfig(), TrainSettings())
     assert (paper.detector.backbone, paper.training.batch_size) == ("resnet50", 1712)
+
+
+@pytest.mark.parametrize(("driver", "batch_size"), [(True, 1712), (False, 64)])
+def test_without_a_preset_one_that_fits_the_machine_is_taken(
+    driver: bool, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gesso.devices.has_cuda_driver", lambda: driver)
+    assert train.parse(["--data", "a", "--output", "c"]).training.batch_size == batch_size
+
+
+def test_a_run_that_does_not_fit_the_memory_is_refused(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gesso.processes.free_memory", lambda device: 1 << 10)
+    assert run(data, tmp_path / "run") == 2
+    assert "are free: give a smaller --preset or --batch_size" in capsys.readouterr().err
 
 
 class TestMistakes:
