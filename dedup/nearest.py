@@ -19,7 +19,6 @@ The result depends on the vectors alone, not on blocks, the order of merges, BLA
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
@@ -114,6 +113,8 @@ def candidates_of(
     """The pairs of those queries for which `width` candidates are enough, and the other queries."""
     bound = error_bound(queries.shape[1])
     vectors = queries if len(searched) == len(queries) else queries[searched]
+    import faiss  # not for exact repeats
+
     score, row = faiss.knn(vectors, block, width, faiss.METRIC_INNER_PRODUCT)
     score = score.astype(np.float64)
     threshold = floor[searched]
@@ -152,6 +153,8 @@ def merge_pairs(found: Neighbours, query: Indexes, neighbours: Neighbours) -> Ne
 
 def similar_pairs(left: Floats, right: Floats, threshold: float) -> Iterator[Pairs]:
     """All pairs of rows of `left` (m, d) and `right` (n, d) whose similarity is at least the threshold."""
+    import faiss
+
     index = faiss.IndexFlatIP(right.shape[1])
     index.add(right)
     radius = np.nextafter(np.float32(threshold - 2 * error_bound(right.shape[1])), np.float32(-2))

@@ -82,9 +82,13 @@ def parse(argv: Sequence[str]) -> Run:
 def main(argv: Sequence[str]) -> int:
     """`gesso train detector`: trains to the last step, or until SIGTERM."""
     run = parse(argv)
+    from gesso.dataset import kinds
     from gesso.dedup.trainer import Trainer
     from gesso.processes import announce_step, processes, stopping
 
+    for folder in run.data:
+        kinds.expect(folder, "gesso train detector", *kinds.SHARDS, "export")
+    kinds.check_output(run.output, "gesso train detector", "detector")
     with processes() as group, stopping() as stop, ExitStack() as stack:
         group.first(lambda: stack.enter_context(lock(run.output)))
         check_fits(run, group)

@@ -58,6 +58,15 @@ def holder(output: str) -> dict[str, Any] | None:
     return None
 
 
+def name(about: dict[str, Any]) -> str:
+    """A holder for people, from what it says of itself."""
+    if not about:
+        return "another process"
+    return (
+        f"`{about['command']}` (process {about['pid']} of {about['user']} on {about['host']}, since {about['since']})"
+    )
+
+
 def _acquire(path: Path) -> int:
     """The descriptor of the locked file. A file that its last holder has removed meanwhile is not it."""
     while True:
@@ -67,7 +76,7 @@ def _acquire(path: Path) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(descriptor)
-            who = _name(_read(path))
+            who = name(_read(path))
             raise UserError(f"{path.parent} is being written by {who}: wait for it, or stop it") from error
         if _is_current(path, descriptor):
             os.ftruncate(descriptor, 0)
@@ -107,11 +116,3 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return read if isinstance(read, dict) else {}
-
-
-def _name(about: dict[str, Any]) -> str:
-    if not about:
-        return "another process"
-    return (
-        f"`{about['command']}` (process {about['pid']} of {about['user']} on {about['host']}, since {about['since']})"
-    )

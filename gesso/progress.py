@@ -8,9 +8,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from gesso import storage
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 POLL_LOCAL, POLL_REMOTE = 0.5, 15.0  # seconds between two reads
 BAR = 20  # cells of a bar, what a terminal of 80 columns has room for
@@ -74,24 +77,18 @@ class Display:
     """A bar on a terminal, else a line every ten seconds and at the end; on stderr."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-        from rich.table import Column
-
-        self._live = sys.stderr.isatty()
-        text = TextColumn("{task.description}", table_column=Column(no_wrap=False, overflow="fold"))
-        bar = BarColumn(bar_width=BAR, table_column=Column(min_width=BAR, no_wrap=True))
-        self._bar = Progress(bar, text, console=Console(stderr=True), disable=not self._live, redirect_stdout=False)
-        self._task = self._bar.add_task("starting", total=None)
+        self._bar = _terminal_bar() if sys.stderr.isatty() else None
         self._begun, self._shown = monotonic(), -PLAIN_LINE
         self._first: int | None = None  # done when the total was known
 
     def __enter__(self) -> "Display":
-        self._bar.start()
+        if self._bar:
+            self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if self._bar:
+            self._bar.stop()
 
     def show(self, now: State, last: bool = False) -> None:
         """How far it is, with the rate since the total was known first."""
@@ -99,7 +96,23 @@ class Display:
             self._begun, self._first = monotonic(), now.done
         passed = monotonic() - self._begun
         text = now.line((now.done - (self._first or 0)) / passed if passed else None)
-        self._bar.update(self._task, description=text, total=now.total, completed=now.done)
-        if not self._live and (last or monotonic() - self._shown >= PLAIN_LINE):
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], description=text, total=now.total, completed=now.done)
+        elif last or monotonic() - self._shown >= PLAIN_LINE:
             self._shown = monotonic()
             print(text, file=sys.stderr, flush=True)
+
+
+def _terminal_bar() -> "Progress | None":
+    """A bar with a line beside it; None where rich is not installed."""
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
+    except ModuleNotFoundError:
+        return None
+    text = TextColumn("{task.description}", table_column=Column(no_wrap=False, overflow="fold"))
+    bar = BarColumn(bar_width=BAR, table_column=Column(min_width=BAR, no_wrap=True))
+    shown = Progress(bar, text, console=Console(stderr=True), redirect_stdout=False)
+    shown.add_task("starting", total=None)
+    return shown

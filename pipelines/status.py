@@ -1,24 +1,26 @@
-"""The progress of a collection, from its directory: the plan, commit markers, progress files of shards being written.
+"""`gesso status`: how far a directory is, from its files. Of a collection: plan, markers, progress files of shards.
 
-It is the same for a job on this machine and on a cluster; `watch` shows it while a job runs.
+It is the same for a job on this machine and on a cluster; `watch` shows a collection's while it runs. No pyarrow.
 """
 
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from time import time
+from datetime import datetime
+from time import sleep, time
 from typing import Any
 
-from gesso import progress, storage
-from gesso.dataset import export, layout, manifest
+from gesso import lock, progress, storage
+from gesso.dataset import kinds, manifest
+from gesso.dataset.kinds import SHARDS, Kind
 from gesso.dataset.records import SUCCESS, is_fetched
-from gesso.errors import UserError
 from gesso.flags import Parser, path
+from gesso.pipelines import directory_progress
 from gesso.progress import seconds
 
 SHOWN_REASONS = 5
-IN_SPLITS = (export.KIND, "tokens")  # kinds that have a folder of shards for each split
 
 
 @dataclass(frozen=True)
@@ -93,37 +95,83 @@ def watch(output: str) -> AbstractContextManager[None]:
     return progress.watch(output, state)
 
 
-def state(output: str) -> str:
-    """Whether the directory is finished."""
-    if manifest.read_plan(output) is None:
-        return "without a plan: img2dataset's own, or the plan is not complete yet"
-    return "finished" if storage.exists(storage.join(output, layout.MANIFEST)) else "not finished"
+def reader(path: str, kind: Kind) -> Callable[[], progress.State]:
+    """The function that reads how far a directory is."""
+    if kind.name not in SHARDS:
+        return directory_progress.reader(path, kind)
+    collection_progress = CollectionProgress(path)
+
+    def read() -> progress.State:
+        now = collection_progress.snapshot()
+        rate = mean_rate(now)
+        return progress.State(now.done, now.links, lambda measured: line(now, measured or rate))
+
+    return read
+
+
+def mean_rate(now: Snapshot) -> float | None:
+    """Links a second from the start of the first shard on; None before."""
+    if now.since is None or not now.done:
+        return None
+    ended = time() if now.shards_done < now.shards else now.until or time()
+    return now.done / max(ended - now.since, 1e-3)
+
+
+def is_finished(path: str, kind: Kind) -> bool:
+    """img2dataset's own shards say of none that it is the last: they count as finished."""
+    return kind.name == "img2dataset" or directory_progress.is_finished(path, kind)
+
+
+def state(path: str, kind: Kind) -> str:
+    """Whether a job writes to the directory now, or it is finished, or stopped since when."""
+    about = lock.holder(path)
+    if about is not None:
+        return f"running: {lock.name(about)}"
+    if kind.name == "img2dataset":
+        return "img2dataset's own shards: it keeps no plan, so that what is missing is not known"
+    if is_finished(path, kind):
+        return "finished"
+    changed = newest(path)
+    if changed is None:
+        return "not finished: the same command goes on"
+    since = datetime.fromtimestamp(changed).astimezone().isoformat(" ", timespec="seconds")
+    return f"stopped since {since} ({seconds(max(0, time() - changed))}): the same command goes on"
+
+
+def newest(path: str) -> float | None:
+    """When the newest local file below the directory was written, seconds of the epoch; None on an object store."""
+    folders = os.walk(storage.local(path)) if storage.is_local(path) else iter(())
+    names = (os.path.join(folder, name) for folder, _, names in folders for name in names)
+    return max((os.lstat(name).st_mtime for name in names if os.path.lexists(name)), default=None)
 
 
 def build_parser() -> Parser:
-    parser = Parser("gesso status", "Shows the progress of a job, from the files in its output directory.")
+    parser = Parser(
+        "gesso status", "Shows the progress of a job or a training, from the files in its output directory."
+    )
     parser.add_argument("directory", type=path, help="the --output of a gesso command, or img2dataset's folder")
+    parser.add_argument("--watch", action="store_true", help="refresh until it is finished; Ctrl-C ends")
     return parser
 
 
 def main(argv: Sequence[str]) -> int:
     """`gesso status DIR`."""
-    output = build_parser().parse_args(argv).directory
-    if not storage.files(output):
-        raise UserError(f"{output} holds no collection: give the --output of a `gesso collect`")
-    if (manifest.read_plan(output) or {}).get("kind") in IN_SPLITS:
-        print(export.ExportProgress(output)().line(None))
-        print(state(output))
-        return 0
-    if not manifest.is_collection(output, manifest.sizes(output)):
-        text = state(output)
-        print(text if text == "finished" else f"{text}: {len(manifest.committed(output)):,} parts committed")
-        return 0
-    now = CollectionProgress(output).snapshot()
-    rate = None
-    if now.since is not None and now.done:
-        ended = time() if now.shards_done < now.shards else now.until or time()
-        rate = now.done / max(ended - now.since, 1e-3)
-    print(line(now, rate))
-    print(state(output))
+    given = build_parser().parse_args(argv)
+    path, kind = kinds.find(given.directory)
+    read = reader(path, kind)
+    if given.watch:
+        watch_until_finished(path, kind, read)
+    else:
+        print(read().line(None))
+    print(state(path, kind))
     return 0
+
+
+def watch_until_finished(path: str, kind: Kind, read: Callable[[], progress.State]) -> None:
+    """Shows the progress as a running job does; a job may be started meanwhile."""
+    pause = progress.POLL_LOCAL if storage.is_local(path) else progress.POLL_REMOTE
+    with progress.Display() as display:
+        while not is_finished(path, kind):
+            display.show(read())
+            sleep(pause)
+        display.show(read(), last=True)

@@ -2,7 +2,8 @@
 
 A finished collection is checked against its manifest, the committed shards of an unfinished one against their markers,
 and img2dataset's own shards, which have no checksums, against their rows and statistics. verify_export.py checks an
-export. Of embeddings, matches, repeats and tokens every file that the manifest lists is checked.
+export, verify_run.py a training. Of embeddings, matches, repeats and tokens every file that the manifest lists is
+checked. A problem is a line that begins with the name of its file; repair.py removes what is damaged.
 """
 
 import hashlib
@@ -21,14 +22,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gesso import storage
-from gesso.dataset import layout
+from gesso.dataset import kinds, layout
+from gesso.dataset.kinds import Kind
 from gesso.dataset.layout import former_rejected_name, marker_name, plan_name, rejected_name
 from gesso.dataset.manifest import MARKER as MARKER_NAME
-from gesso.dataset.manifest import READERS, funnel, is_collection, sizes
+from gesso.dataset.manifest import READERS, funnel, sizes
 from gesso.dataset.records import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, REJECTED, SUCCESS
 from gesso.errors import UserError
 from gesso.flags import Parser, path
-from gesso.pipelines import verify_export
+from gesso.pipelines import repair, verify_export, verify_run
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -56,6 +58,14 @@ MARKER = {
 OUR_MARKER = {**MARKER, REJECTED: int, "files": dict}
 MANIFEST = {"shards": list, "samples": int, "funnel": dict, "settings": dict, "input": list}
 SHARD = {"index": int, "count": int, "successes": int, "files": dict}
+# The manifests of what is no collection.
+LISTED: dict[str, dict[str, type]] = {
+    "embeddings": {"kind": str, "shards": list},
+    "matches": {"kind": str, "files": dict},
+    "repeats": {"kind": str, "files": dict},
+    "export": {"kind": str, "shards": list, "files": dict, "samples": int, "splits": dict, "funnel": dict},
+    "tokens": {"kind": str, "shards": list, "files": dict},
+}
 PLAN = {"shards": int, "rows_read": int, "counted_only": dict, "settings": dict, "input": list}
 
 
@@ -304,10 +314,11 @@ def verify(output: str, start: Advance = ignore, advance: Advance = ignore) -> l
     """
     present = sizes(output)
     problems: list[str] = []
-    if verify_export.is_export(output, present):
-        return verify_export.verify(output, start, advance, THREADS)
-    if not is_collection(output, present):
-        return check_listed_files(output, present, start, advance)
+    kind = kinds.recognise(output)
+    if kind and kind.name in verify_run.KINDS:
+        return verify_run.verify(output, kind, start, advance)
+    if kind and kind.name in LISTED:
+        return verify_listed(output, kind, present, start, advance)
     if layout.MANIFEST in present:
         shards = shards_of_manifest(output, present, problems)
     elif layout.PLAN in present:
@@ -322,6 +333,23 @@ def verify(output: str, start: Advance = ignore, advance: Advance = ignore) -> l
         for found in pool.map(checker.shard, shards):
             problems += found
     return problems
+
+
+def verify_listed(output: str, kind: Kind, present: dict[str, int], start: Advance, advance: Advance) -> list[str]:
+    """A line for each problem of what is no collection: its manifest lists every file."""
+    problems: list[str] = []
+    manifest = None
+    if layout.MANIFEST in present:
+        manifest = read_object(output, layout.MANIFEST, present, LISTED[kind.name], problems)
+        if manifest is None:
+            return problems
+    if kind.name == "export":
+        return verify_export.verify(output, manifest, start, advance, THREADS)
+    if manifest is None and layout.PLAN not in present:
+        raise UserError(f"{output} holds clip-retrieval's own embeddings: no file of it states what they should be")
+    if manifest is None:
+        return [f"unfinished: run the same `{kind.command}` again"]
+    return check_listed_files(output, manifest, present, start, advance)
 
 
 def shards_of_manifest(output: str, present: dict[str, int], problems: list[str]) -> list[Shard]:
@@ -415,11 +443,10 @@ def img2dataset_shards(output: str, present: dict[str, int], problems: list[str]
     return shards
 
 
-def check_listed_files(output: str, present: dict[str, int], start: Advance, advance: Advance) -> list[str]:
+def check_listed_files(
+    output: str, manifest: Json, present: dict[str, int], start: Advance, advance: Advance
+) -> list[str]:
     """A line for each file of embeddings, matches, repeats or tokens that differs from the manifest."""
-    if layout.MANIFEST not in present:
-        return ["unfinished: run the same command again"]
-    manifest = storage.read_json(storage.join(output, layout.MANIFEST))
     entries = dict(manifest.get("files", {}))
     for block in manifest["shards"] if manifest["kind"] == "embeddings" else []:
         entries |= block["files"]
@@ -478,27 +505,42 @@ def first_line(error: Exception) -> str:
 def build_parser() -> Parser:
     parser = Parser(
         "gesso verify",
-        "Checks every file of a dataset: size, checksum, and that tars, rows, markers and manifest agree.",
+        "Checks every file of a dataset: size, checksum, and that tars, rows, markers and manifest agree. "
+        "Of a training, that checkpoints and metrics can be read.",
     )
     parser.add_argument("directory", type=path, help="the --output of a gesso command, or img2dataset's folder")
+    parser.add_argument(
+        "--repair", action="store_true", help="remove what is damaged, after a yes; the same command makes it again"
+    )
+    parser.add_argument("--yes", action="store_true", help="with --repair: remove without asking")
     return parser
 
 
 def main(argv: Sequence[str]) -> int:
-    """`gesso verify DIR`: 0 where there is no problem, 1 where there is."""
-    output = build_parser().parse_args(argv).directory
+    """`gesso verify DIR`: 0 where there is no problem or all is repaired, 1 where there is."""
+    given = build_parser().parse_args(argv)
+    repair.check_flags(given.repair, given.yes)
+    output, kind = kinds.find(given.directory)
     problems = verify_with_bar(output)
     for problem in problems:
         print(problem)
-    print(f"{output}: {len(problems):,} problems" if problems else f"{output}: no problems")
+    print(f"{output}: {number_of(problems)}")
+    if problems and given.repair:
+        return repair.repair(output, kind, problems, given.yes)
     return 1 if problems else 0
 
 
-def verify_with_bar(output: str) -> list[str]:
-    """`verify` with a progress bar, if stderr is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+def number_of(problems: list[str]) -> str:
+    return f"{len(problems):,} problem{'s' if len(problems) > 1 else ''}" if problems else "no problems"
 
+
+def verify_with_bar(output: str) -> list[str]:
+    """`verify` with a progress bar, if stderr is a terminal and rich is installed."""
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+    except ModuleNotFoundError:
+        return verify(output)
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
         task = bar.add_task("reading", total=None)

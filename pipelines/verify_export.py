@@ -19,26 +19,15 @@ BLOCK = 1 << 20  # bytes read at a time
 COLUMNS = ["key", "offset", "bytes", "image_bytes", "caption_bytes", "json_bytes"]
 
 
-def is_export(output: str, present: dict[str, int]) -> bool:
-    """Whether the directory is an export, by its manifest or, if unfinished, its plan."""
-    name = next((name for name in (MANIFEST, layout.PLAN) if name in present), None)
-    try:
-        value = storage.read_json(storage.join(output, name)) if name else None
-    except ValueError:
-        return False
-    return isinstance(value, dict) and value.get("kind") == export.KIND
-
-
-def verify(output: str, start: Advance, advance: Advance, threads: int) -> list[str]:
-    """A line for each problem of the export; none where it is complete and undamaged."""
+def verify(output: str, manifest: Json | None, start: Advance, advance: Advance, threads: int) -> list[str]:
+    """A line for each problem of the export; none where it is complete and undamaged. Unfinished without a manifest."""
     present = all_sizes(output)
-    if MANIFEST not in present:
+    if manifest is None:
         plan = storage.read_json(storage.join(output, layout.PLAN))
         missing = len(export.missing(output, plan))
         return [
             f"unfinished: {missing:,} of {len(plan['shards']):,} shards are missing; run the same `gesso export` again"
         ]
-    manifest = storage.read_json(storage.join(output, MANIFEST))
     entries = dict(listed_files(manifest))
     start(sum(present.get(name, 0) for name in entries))
     with ThreadPoolExecutor(threads) as pool:
@@ -53,6 +42,8 @@ def verify(output: str, start: Advance, advance: Advance, threads: int) -> list[
     counted = sum(shard["count"] for shard in manifest["shards"])
     if not counted == manifest["samples"] == sum(manifest["splits"].values()):
         problems.append(f"{MANIFEST}: {manifest['samples']:,} samples, its shards hold {counted:,}")
+    if layout.PLAN not in present:
+        problems.append(f"{layout.PLAN}: missing")
     read, *ended = manifest["funnel"].values()
     if read != sum(ended):
         problems.append(f"the funnel does not add up: {read:,} samples read, {sum(ended):,} accounted for")

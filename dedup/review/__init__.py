@@ -21,12 +21,14 @@ machine. The page is written to DIR/review and also opens as a file; the decisio
 def main(argv: Sequence[str]) -> int:
     """`gesso review DIR`."""
     given = build_parser().parse_args(argv)
+    from gesso.dataset import kinds
     from gesso.dedup import overlap
     from gesso.dedup.decision import DECISION
     from gesso.dedup.review import folder
 
     if not storage.is_local(given.directory):
         raise UserError(f"{given.directory} is not on this machine: copy it here, where the page is shown")
+    kinds.expect(given.directory, "gesso review", "matches")
     found = overlap.read(given.directory)
     decided, changes_decision = read_decision(found), given.threshold is not None or given.import_file is not None
     if changes_decision:

@@ -54,18 +54,6 @@ def plan_path(output: str, index: int) -> str:
     return former if storage.exists(former) else storage.join(output, plan_name(index))
 
 
-def is_collection(output: str, present: dict[str, int]) -> bool:
-    """Whether a directory holds collected shards, ours or img2dataset's; not embeddings, matches or repeats."""
-    for name in (MANIFEST, PLAN):
-        if name in present:
-            try:
-                value = storage.read_json(storage.join(output, name))
-            except ValueError:
-                return True
-            return not isinstance(value, dict) or ("kind" not in value if name == MANIFEST else "links" in value)
-    return True
-
-
 def plan_record(record: Json, planned: Counter[str], rows: Counter[str], shards: int) -> Json:
     """plan.json: `record` (settings, input), the shards, the links to fetch, the counts of rows without a link."""
     repeats = {reason: planned[reason] for reason in REPEATS}

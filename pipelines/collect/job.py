@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gesso import storage
-from gesso.dataset import layout, manifest
+from gesso.dataset import kinds, layout, manifest
 from gesso.dataset.reasons import meaning
 from gesso.dataset.records import ROWS_READ, SUCCESS
 from gesso.flags import Parser, add_flags, path, read_flags
@@ -127,6 +127,7 @@ def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
     given, beam_flags = jobs.parse(build_parser(), argv)
     from gesso.pipelines.collect import sources
 
+    kinds.check_output(given.output, "gesso collect", "collection")
     if given.engine == "img2dataset":
         from gesso.pipelines.collect import engine_img2dataset
 

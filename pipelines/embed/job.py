@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from gesso import progress, storage
-from gesso.dataset import layout, manifest
+from gesso.dataset import kinds, layout, manifest
 from gesso.dataset.progress import ShardsProgress
 from gesso.dedup.model_names import check_name
 from gesso.dedup.settings import ModelSettings
@@ -101,6 +101,7 @@ def main(argv: Sequence[str]) -> int:
     model, settings = read_flags(given, ModelSettings), read_flags(given, EmbedSettings)
     check_name(model.model)
     check_device(model.device)
+    kinds.check_output(given.output, "gesso embed", "embeddings")
     source = open_source(given)
     progress.announce("loading torch and the model")
     from gesso.dedup.models import open_model
@@ -122,6 +123,7 @@ def open_source(given: Namespace) -> "Source":
         return pictures.open_folder(given.images, given.annotations)
     if given.annotations:
         raise UserError("--annotations is for --images: shards have their own captions")
+    kinds.expect(given.shards, "gesso embed", *kinds.SHARDS)
     return pictures.open_shards(given.shards)
 
 

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from gesso import progress, storage
-from gesso.dataset import export, manifest
+from gesso.dataset import export, kinds, manifest
 from gesso.dataset.layout import MANIFEST, PLAN, SPLITS
 from gesso.dataset.records import SUCCESS
 from gesso.devices import check_device
@@ -92,6 +92,9 @@ def main(argv: Sequence[str]) -> int:
     """`gesso encode`: parses, checks, runs, and prints the funnel."""
     given, other_flags = build_parser().parse_known_args(argv)
     settings = read_flags(given, EncodeSettings)
+    kinds.expect(given.shards, "gesso encode --shards", "export")
+    kinds.expect(given.dvae, "gesso encode --dvae", "dvae")
+    kinds.check_output(given.output, "gesso encode", "tokens")
     single = "WORLD_SIZE" not in os.environ
     check_device(settings.device)
     check_flags(other_flags, single)

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from gesso import storage
+from gesso.dataset import kinds
 from gesso.dataset.layout import DROPPED, PLAN, SPLITS
 from gesso.flags import Parser, add_flags, path, read_flags
 from gesso.lock import lock
@@ -112,6 +113,10 @@ def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
     """The job with its input opened, and Beam's flags."""
     given, beam_flags = jobs.parse(build_parser(), argv)
     settings = read_flags(given, ExportSettings)
+    kinds.expect(given.shards, "gesso export --shards", *kinds.SHARDS)
+    for listed in given.drop:
+        kinds.expect(listed, "gesso export --drop", "matches", "repeats")
+    kinds.check_output(given.output, "gesso export", "export")
     from gesso.dataset import collection
     from gesso.pipelines.export import drop_lists, shuffle
 

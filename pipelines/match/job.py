@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from gesso import progress, storage
-from gesso.dataset import layout, manifest
+from gesso.dataset import kinds, layout, manifest
 from gesso.dataset.progress import ShardsProgress
 from gesso.flags import Parser, add_flags, at_least, flag, path, read_flags
 from gesso.lock import lock
@@ -92,6 +92,9 @@ def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
     from gesso.dedup import matches
 
     settings = read_flags(given, MatchSettings)
+    for side in (given.embeddings, given.reference):
+        kinds.expect(side, "gesso match", "embeddings")
+    kinds.check_output(given.output, "gesso match", "matches")
     training, reference = (embeddings.open_embeddings(path) for path in (given.embeddings, given.reference))
     embeddings.check_comparable(training, reference)
     matches.read_references(reference)

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from gesso import progress, storage
-from gesso.dataset import layout, manifest
+from gesso.dataset import kinds, layout, manifest
 from gesso.dataset.progress import ShardsProgress
 from gesso.errors import UserError
 from gesso.flags import Parser, add_flags, at_least, flag, path, read_flags
@@ -116,6 +116,10 @@ def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
     if bool(settings.near) != bool(given.embeddings):
         missing_flag = "--embeddings" if settings.near else "--near"
         raise UserError(f"{missing_flag} is missing: near repeats need both, such as --near 0.95 --embeddings DIR")
+    kinds.expect(given.shards, "gesso repeats --shards", *kinds.SHARDS)
+    if given.embeddings:
+        kinds.expect(given.embeddings, "gesso repeats --embeddings", "embeddings")
+    kinds.check_output(given.output, "gesso repeats", "repeats")
     shards = storage.absolute(given.shards)
     source = collection.open_collection(shards)
     embeddings = open_embeddings_of(given.embeddings, shards) if given.embeddings else None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from markupsafe import Markup, escape
 
 from gesso.pipelines.report.survey import Histogram, Numbers
@@ -251,3 +252,29 @@ def allowed(x_axis: Axis, y_axis: Axis, side: float, ratio: float) -> Markup:
     points = [(side, near), (side, side), (near, side), (end, far), (end, end), (far, end)]
     path = " ".join(f"{x_axis.position(x):.1f},{y_axis.position(y):.1f}" for x, y in points)
     return Markup('<polygon class="allowed" points="{}"/>').format(path)
+
+
+def share_curve(counts: npt.NDArray[np.int64], label: str) -> Markup:
+    """Which share of all the most frequent k of the counted things make up, over k; dashed: all equally often."""
+    reached = np.cumsum(np.sort(counts)[::-1]) / max(1, counts.sum())
+    shown = np.unique(np.linspace(0, len(reached) - 1, 200).astype(int))
+    x_axis = Axis(np.arange(len(reached) + 1.0), False, 0, len(reached) - 1, LEFT, WIDTH - LEFT - RIGHT)
+    high = HEIGHT - TOP - BOTTOM
+    points = [(LEFT, HEIGHT - BOTTOM)]
+    points += [(x_axis.position(rank + 1), HEIGHT - BOTTOM - high * reached[rank]) for rank in shown]
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    body = share_grid() + tick_labels(x_axis, nice_ticks(x_axis), number)
+    body += Markup('<polyline class="curve" points="{}"/>').format(path)
+    body += Markup('<line class="mark" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(
+        LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT, TOP
+    )
+    return svg(WIDTH, HEIGHT, label, body)
+
+
+def share_grid() -> Markup:
+    """Horizontal lines at a quarter, a half, three quarters and all."""
+    at = [(part, HEIGHT - BOTTOM - part * (HEIGHT - TOP - BOTTOM)) for part in (0.25, 0.5, 0.75, 1.0)]
+    line = '<line class="grid" x1="{0}" x2="{1}" y1="{2:.1f}" y2="{2:.1f}"/>'
+    return Markup().join(
+        Markup(line).format(LEFT, WIDTH - RIGHT, y) + text_at(LEFT - 5, y + 3.5, f"{part:.0%}", "end") for part, y in at
+    )

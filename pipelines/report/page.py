@@ -69,15 +69,9 @@ class DatasetSummary:
 
 def render(dataset: DatasetSummary) -> str:
     """The whole page."""
-    environment = Environment(
-        loader=PackageLoader("gesso.pipelines.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "size": size, "href": safe_href, "host": host_of, "brief": brief}
-    return environment.get_template("page.html.j2").render(
+    return render_template(
+        "page.html.j2",
+        name=dataset.name,
         dataset=dataset,
         state=state(dataset),
         when=when(dataset.markers),
@@ -90,6 +84,19 @@ def render(dataset: DatasetSummary) -> str:
         captions=captions(dataset.survey),
         cards=cards(dataset),
     )
+
+
+def render_template(template: str, **values: Any) -> str:
+    """A page of this package, with what the templates share: filters, and no variable that is not given."""
+    environment = Environment(
+        loader=PackageLoader("gesso.pipelines.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "size": size, "href": safe_href, "host": host_of, "brief": brief}
+    return environment.get_template(template).render(**values)
 
 
 # ── numbers and links for people ──

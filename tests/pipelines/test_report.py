@@ -23,7 +23,7 @@ from gesso.dataset.shards import Outcome
 from gesso.errors import UserError
 from gesso.images import encode
 from gesso.pipelines import report
-from gesso.pipelines.report import charts, page, samples
+from gesso.pipelines.report import charts, page, pages, samples
 from gesso.pipelines.report.survey import Histogram, Tally, log_edges, outcome_of
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -98,7 +98,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def dataset(finished: str) -> page.DatasetSummary:
-    return report.summarize(finished, 60)
+    return pages.summarize(finished, 60)
 
 
 def text_of(output: str, *flags: str) -> str:
@@ -246,7 +246,7 @@ class TestFunnel:
 
     def test_an_unfinished_one_counts_the_shards_to_come(self, tmp_path: Path) -> None:
         output = write_dataset(tmp_path / "half", done=1)
-        steps = [(step["label"], step["count"]) for step in page.steps(report.summarize(output, 0))]
+        steps = [(step["label"], step["count"]) for step in page.steps(pages.summarize(output, 0))]
         assert ("In finished shards", "5") in steps
         assert steps[-1] == ("Kept", "2")
         text = text_of(output)
@@ -380,7 +380,7 @@ def write_img2dataset(folder: Path) -> str:
 
 class TestForeign:
     def test_counts(self, tmp_path: Path) -> None:
-        dataset = report.summarize(write_img2dataset(tmp_path / "theirs"), 9)
+        dataset = pages.summarize(write_img2dataset(tmp_path / "theirs"), 9)
         assert dataset.by_img2dataset
         assert dataset.funnel == {"rows_read": 4, "success": 2, "http_404": 1, "too_small": 1}
         assert [step["count"] for step in page.steps(dataset)] == ["4", "4", "3", "2"]
@@ -403,11 +403,11 @@ class TestMistakes:
     def test_no_dataset(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main(["report", str(tmp_path)]) == 2
         said = capsys.readouterr().err
-        assert said.startswith(f"gesso: {tmp_path} holds no dataset: give")
+        assert said.startswith(f"gesso: {tmp_path} holds nothing that gesso writes: give")
         assert said.count("\n") == 1
 
     def test_nothing_there(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match="holds no dataset"):
+        with pytest.raises(UserError, match="nowhere is not there: give"):
             report.main([str(tmp_path / "nowhere")])
 
     def test_a_damaged_table(self, tmp_path: Path) -> None:
@@ -418,7 +418,7 @@ class TestMistakes:
 
     def test_name_of_the_working_directory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
-        assert [report.directory_name(path) for path in (".", "a/b/", "gs://c/d/")] == [tmp_path.name, "b", "d"]
+        assert [pages.directory_name(path) for path in (".", "a/b/", "gs://c/d/")] == [tmp_path.name, "b", "d"]
 
     def test_number_of_pictures(self, finished: str) -> None:
         with pytest.raises(UserError, match="--pictures is -1: give 0 or more"):

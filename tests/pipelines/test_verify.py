@@ -140,7 +140,7 @@ def test_names_of_older_outputs(output: Path) -> None:
         (output / name).unlink()
     assert verify(str(output)) == [
         "plan/00000.plan: missing",
-        "unfinished: 1 of 3 shards are missing: 00000; the same `gesso collect` goes on",
+        "unfinished: 1 of 3 shards are missing: 00000; run the same `gesso collect` again",
         "rejected/00001.tar: sha256 differs from 00001_stats.json",
     ]
 
@@ -148,7 +148,7 @@ def test_names_of_older_outputs(output: Path) -> None:
 def test_damaged_dataset(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flip(output / "00001.tar")
     assert cli.main(["verify", str(output)]) == 1
-    problem = f"00001.tar: sha256 differs from manifest.json\n{output}: 1 problems\n"
+    problem = f"00001.tar: sha256 differs from manifest.json\n{output}: 1 problem\n"
     assert capsys.readouterr().out == problem
 
 

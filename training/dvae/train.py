@@ -148,8 +148,11 @@ def check_fits(run: Run, group: "Group") -> None:
 
 def open_data(run: Run) -> "tuple[Split, Split]":
     """Both splits. Raises UserError where they, or the settings, are not those that the run began with."""
+    from gesso.dataset import kinds
     from gesso.training.data.split import open_split
 
+    kinds.expect(run.data, "gesso train dvae", "export")
+    kinds.check_output(run.output, "gesso train dvae", KIND)
     old = run_record.read(run.output, KIND)
     if old:
         run_record.check_settings(run.output, old["settings"], run.record())

@@ -63,8 +63,11 @@ def main(argv: Sequence[str]) -> int:
     """`gesso train tokenizer`: trains a tokenizer and prints what came out."""
     given = build_parser().parse_args(argv)
     run = Run(given.data, given.output, read_flags(given, TokenizerSettings))
+    from gesso.dataset import kinds
     from gesso.training.data.split import open_split
 
+    kinds.expect(run.data, "gesso train tokenizer", "export")
+    kinds.check_output(run.output, "gesso train tokenizer", KIND)
     split = open_split(run.data, "train")
     with lock(run.output):
         if start(run, split):

@@ -302,7 +302,7 @@ class TestLook:
         (output / "validation/00000_stats.json").unlink()
         capsys.readouterr()
         assert cli.main(["verify", str(output)]) == 1
-        assert capsys.readouterr().out.splitlines()[0] == "unfinished: run the same command again"
+        assert capsys.readouterr().out.splitlines()[0] == "unfinished: run the same `gesso encode` again"
         assert cli.main(["status", str(output)]) == 0
         assert capsys.readouterr().out.splitlines() == ["26 of 33 images (78.8%)", "not finished"]
 
@@ -419,7 +419,7 @@ class TestMistakes:
     def test_the_export_itself_as_output(self, data: Path, dvae: str, capsys: pytest.CaptureFixture[str]) -> None:
         before = contents(data)
         assert run(data, data, dvae) == 2
-        assert "was begun with other settings" in capsys.readouterr().err
+        assert "holds an export already; `gesso encode` writes tokens" in capsys.readouterr().err
         assert contents(data) == before
 
     def test_a_worker_with_other_weights(self, data: Path, dvae: str, tmp_path: Path) -> None:

@@ -236,7 +236,10 @@ class TestMistakes:
             (("--embeddings", "{embedded}"), "--near is missing"),
             (("--near", "1.5", "--embeddings", "{embedded}"), "--near is 1.5: give 1 or less"),
             (("--near", "-1", "--embeddings", "{embedded}"), "--near is -1.0: give 0 or more"),
-            (("--near", "0.9", "--embeddings", "{shards}"), "holds shards, not embeddings"),
+            (
+                ("--near", "0.9", "--embeddings", "{shards}"),
+                "`gesso repeats --embeddings` wants embeddings: `gesso embed",
+            ),
             (("--near", "0.9", "--embeddings", "{other}"), "holds embeddings of /elsewhere, not of"),
             (("--neer", "0.9"), "unknown flag --neer"),
         ],

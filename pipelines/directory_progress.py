@@ -1,0 +1,92 @@
+"""How far a directory of each kind is, from its files: a function that reads it at each call. No pyarrow, no torch.
+
+collection, img2dataset     status.CollectionProgress: the plan, markers, progress files
+export, tokens              the markers of both splits
+embeddings                  the markers of the blocks that the plan counts
+matches, repeats            the markers of parts, until the manifest counts the result
+dvae                        run.json and metrics.jsonl
+tokenizer, detector         whether the file that is written last is there
+"""
+
+from collections.abc import Callable
+from math import isfinite
+from typing import Any
+
+from gesso import progress, storage
+from gesso.dataset import export, manifest
+from gesso.dataset.kinds import RUN, Kind
+from gesso.dataset.layout import MANIFEST
+from gesso.progress import State
+from gesso.training import metrics_file
+from gesso.training.layout import METRICS
+
+Json = dict[str, Any]
+
+Reader = Callable[[], State]
+LAST = {"tokenizer": "tokenizer.json", "detector": "detector.safetensors"}  # the file that a training writes last
+SHOWN = {"loss": "loss", "val_psnr": "validation PSNR"}  # of a training's metrics, with their names for people
+
+
+def reader(path: str, kind: Kind) -> Reader:
+    """For every kind but collections."""
+    readers: dict[str, Callable[[str], Reader]] = {
+        "export": export.ExportProgress,
+        "tokens": export.ExportProgress,
+        "embeddings": lambda path: lambda: embeddings(path),
+        "matches": lambda path: lambda: search(path),
+        "repeats": lambda path: lambda: search(path),
+        "dvae": lambda path: lambda: training(path),
+        "tokenizer": lambda path: lambda: last_file(path, LAST["tokenizer"]),
+        "detector": lambda path: lambda: last_file(path, LAST["detector"]),
+    }
+    return readers[kind.name](path)
+
+
+def is_finished(path: str, kind: Kind) -> bool:
+    if kind.name == "dvae":
+        now = training(path)
+        return now.total is not None and now.done >= now.total
+    return storage.exists(storage.join(path, LAST.get(kind.name, MANIFEST)))
+
+
+def embeddings(path: str) -> State:
+    """The blocks that are committed, and the images in them."""
+    markers = manifest.committed(path)
+    images = sum(int(marker["successes"]) for marker in markers.values())
+    plan = manifest.read_plan(path)
+    total = plan["shards"] if plan else len(markers)
+    done = len(markers)
+    return State(done, total, lambda rate: f"{progress.line(done, total, 'shards', rate)} · {images:,} images embedded")
+
+
+def search(path: str) -> State:
+    """The parts of a search that are committed; of how many is not written down. Then what was found."""
+    if storage.exists(storage.join(path, MANIFEST)):
+        return State(1, 1, lambda rate: found(storage.read_json(storage.join(path, MANIFEST))))
+    done = len(manifest.committed(path))
+    return State(done, None, lambda rate: f"parts searched: {done:,}")
+
+
+def found(manifest: Json) -> str:
+    """What a search's manifest counts."""
+    if "dropped" in manifest:
+        dropped = " · ".join(f"{reason} {count:,}" for reason, count in manifest["dropped"].items())
+        return f"{manifest['samples']:,} samples · {dropped}"
+    return f"{manifest['references']:,} references among {manifest['samples']:,} training pictures"
+
+
+def training(path: str) -> State:
+    """A run's last update, its speed at the last record that has one, and the time that is left at that speed."""
+    settings = storage.read_json(storage.join(path, RUN)).get("settings", {})
+    records = metrics_file.read(storage.join(path, METRICS))
+    step, steps = int(records[-1]["step"]) if records else 0, settings.get("steps")
+    last = {name: value for record in records for name, value in record.items() if isfinite(value)}
+    speed = last.get("images_per_second", 0) / settings.get("batch_size", 1)
+    figures = [f"{text} {last[name]:.4g}" for name, text in SHOWN.items() if name in last]
+    shown = progress.line(step, steps, "updates", speed) if steps else f"update {step:,}"
+    return State(step, steps, lambda rate: " · ".join([shown, *figures]))
+
+
+def last_file(path: str, name: str) -> State:
+    there = storage.exists(storage.join(path, name))
+    return State(int(there), 1, lambda rate: f"{name} is {'written' if there else 'not written yet'}")

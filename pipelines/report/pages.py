@@ -1,0 +1,80 @@
+"""A directory → the text of its page, by its kind: collections, exports, tokens. No Beam for local paths, no torch."""
+
+import sys
+from collections.abc import Sequence
+
+from gesso import storage
+from gesso.dataset import layout, manifest
+from gesso.dataset.records import ROWS_READ, SUCCESS
+from gesso.errors import UserError
+from gesso.pipelines.report import export_page, page, samples, tokens_page
+from gesso.pipelines.report.survey import Survey, batches
+
+
+def collection(output: str, pictures: int) -> str:
+    return page.render(summarize(output, pictures))
+
+
+def export(output: str, pictures: int) -> str:
+    if manifest.read_plan(output) is None:
+        raise UserError(f"{output} has no {layout.PLAN}: `gesso verify {output}` shows what is damaged")
+    splits = export_page.committed(output)
+    survey = survey_rows(export_page.row_files(output, splits), False)
+    return export_page.render(directory_name(output), output, survey, splits, pictures)
+
+
+def tokens(output: str, pictures: int) -> str:
+    """Tokens have no pictures: their codes are counted."""
+    described = tokens_page.read_manifest(output)
+    entries = tokens_page.chosen_shards(described)
+    survey = survey_rows([tokens_page.row_file(output, entry) for entry in entries], False)
+    usage = tokens_page.survey_codes(output, described, entries)
+    return tokens_page.render(directory_name(output), described, survey, usage, len(entries))
+
+
+def summarize(output: str, pictures: int) -> page.DatasetSummary:
+    """The content of the page. Raises UserError where the directory holds no dataset."""
+    plan, markers = manifest.read_plan(output), manifest.committed(output)
+    sizes = manifest.sizes(output)
+    with_rows = [index for index in markers if layout.rows_name(index) in sizes]
+    if plan is None and not with_rows:
+        raise UserError(
+            f"{output} holds no dataset: give the --output of a `gesso collect` that has at least written its plan"
+        )
+    finished = storage.exists(storage.join(output, layout.MANIFEST))
+    survey = survey_rows([storage.join(output, layout.rows_name(index)) for index in with_rows], plan is None)
+    return page.DatasetSummary(
+        name=directory_name(output),
+        by_img2dataset=plan is None,
+        finished=finished,
+        plan=plan or {},
+        markers=markers,
+        versions=storage.read_json(storage.join(output, layout.MANIFEST))["versions"] if finished else {},
+        bytes=sum(sizes.get(layout.tar_name(index), 0) for index in markers),
+        funnel=manifest.funnel(plan, markers.values()) if plan else funnel_of_rows(survey),
+        survey=survey,
+        kept=samples.kept_pictures(output, list(markers), pictures),
+        rejected=samples.rejected_pictures(output, list(markers)),
+    )
+
+
+def directory_name(output: str) -> str:
+    """The directory's own name, also for `.`."""
+    return storage.absolute(output).split("/")[-1]
+
+
+def funnel_of_rows(survey: Survey) -> manifest.Json:
+    """The funnel of img2dataset's rows; its markers count only the most frequent messages."""
+    return {ROWS_READ: survey.rows, SUCCESS: 0, **survey.outcomes}
+
+
+def survey_rows(paths: Sequence[str], by_img2dataset: bool) -> Survey:
+    """The survey of all rows of the given files, with a progress bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    survey, console = Survey(by_img2dataset), Console(stderr=True)
+    for path in track(paths, "reading rows", console=console, transient=True, disable=not sys.stderr.isatty()):
+        for batch in batches(path):
+            survey.add(batch)
+    return survey

@@ -1,0 +1,215 @@
+"""The pages of exports and tokens; what has no page."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gesso import cli
+from gesso.pipelines import report
+from gesso.pipelines.report import charts, export_page, tokens_page
+from gesso.pipelines.report.tokens_page import Usage
+from tests.exports import write_export
+
+CHROMIUM = Path("/usr/bin/chromium")
+HOSTILE = "<script>alert(1)</script> & a dog"
+VOCABULARY = 8
+# Of two shards for training and one for validation: (n, views, g, g).
+CODES = {
+    ("train", 0): np.array([[[[0, 1], [2, 3]]], [[[0, 0], [0, 0]]]], np.uint16),
+    ("train", 1): np.array([[[[0, 1], [1, 1]]]], np.uint16),
+    ("validation", 0): np.array([[[[7, 7], [7, 0]]]], np.uint16),
+}
+CAPTIONS = {("train", 0): [HOSTILE, "two dogs"], ("train", 1): ["a red boat"], ("validation", 0): [""]}
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("pages") / "clean"
+    return write_export(folder, (24, 8), captions=lambda n: HOSTILE if n == 3 else f"a picture of number {n}")
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What `gesso encode` writes, but for checksums."""
+    folder, shards = tmp_path_factory.mktemp("pages") / "tokens", []
+    for (split, index), codes in CODES.items():
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        np.save(folder / f"{split}/{index:05d}.npy", codes)
+        captions = CAPTIONS[split, index]
+        table = pa.table({"key": [f"{split}{index}{at}" for at in range(len(captions))], "caption": captions})
+        pq.write_table(table, folder / f"{split}/{index:05d}.parquet")
+        files = {f"{index:05d}.npy": {"bytes": 500}, f"{index:05d}.parquet": {"bytes": 500}}
+        shards.append({"split": split, "index": index, "count": len(codes), "successes": len(codes), "files": files})
+    about = {
+        "kind": "tokens",
+        "codes": {"vocabulary": VOCABULARY, "views": 1, "grid": 2},
+        "shards": shards,
+        "samples": 4,
+        "splits": {"train": 3, "validation": 1},
+        "funnel": {"rows_read": 5, "success": 4, "too_small": 1},
+        "settings": {"dvae": {"kind": "dvae", "sha256": "ab" * 32}, "views": 1, "seed": 0},
+        "versions": {"gesso": "0.1.0"},
+    }
+    (folder / "manifest.json").write_text(json.dumps(about))
+    return str(folder)
+
+
+def text_of(output: str, *flags: str) -> str:
+    assert report.main([output, *flags]) == 0
+    return (Path(output) / "report.html").read_text()
+
+
+class TestExport:
+    def test_counts(self, clean: str) -> None:
+        splits = export_page.committed(clean)
+        assert {name: (len(shards.indexes), shards.samples) for name, shards in splits.items()} == {
+            "train": (3, 24),
+            "validation": (1, 8),
+        }
+        on_disk = sum(path.stat().st_size for name in splits for path in (Path(clean) / name).glob("*.[tp]a*"))
+        assert sum(shards.bytes for shards in splits.values()) == on_disk
+
+    def test_page(self, clean: str) -> None:
+        text = text_of(clean)
+        assert "<title>clean – export report</title>" in text
+        assert "<td>24</td><td>3</td>" in text
+        assert text.count("data:image/jpeg;base64,") == 32  # the third that is for training, a quarter for validation
+        assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; a dog" in text
+        assert "<script" not in text
+        assert "Not finished" not in text
+
+    def test_fewer_pictures(self, clean: str) -> None:
+        assert text_of(clean, "--pictures", "4").count("data:image/jpeg") == 4
+        assert "No picture is shown." in text_of(clean, "--pictures", "0")
+
+    def test_a_split_has_the_page_of_its_export(self, clean: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert report.main([f"{clean}/train"]) == 0
+        assert capsys.readouterr().out == f"{clean}/report.html\n"
+
+    def test_an_unfinished_one(self, tmp_path: Path) -> None:
+        output = write_export(tmp_path / "clean", (24, 8))
+        (tmp_path / "clean/manifest.json").unlink()
+        (tmp_path / "clean/train/00001_stats.json").unlink()
+        assert "Not finished: 3 of 4 shards are done." in text_of(output)
+
+    def test_funnel(self) -> None:
+        funnel = {"samples_read": 100, "train": 70, "validation": 10, "overlap": 15, "repeat_exact": 5}
+        told = [(step["label"], step["count"], step["share"], step["lost"]) for step in export_page.steps(funnel)]
+        assert told == [
+            ("Samples read", "100", "100.0%", ""),
+            ("Less overlap", "85", "85.0%", "− 15 duplicates of reference pictures (15.0%)"),
+            ("Less repeat_exact", "80", "80.0%", "− 5 the same picture as another sample's (5.0%)"),
+            ("Train", "70", "70.0%", ""),
+            ("Validation", "10", "10.0%", ""),
+        ]
+        assert export_page.funnel_line(funnel) == "20 samples (20.0%) were dropped."
+
+    def test_decisions(self) -> None:
+        overlap = {"threshold": 0.9342, "references": 5000, "duplicates": 21, "uids": 17, "who": ""}
+        assert export_page.decisions([overlap]) == [("0.9342", "5,000", "21", "17", "–")]
+
+
+class TestTokens:
+    def test_how_often_codes_are_used(self, tokens: str) -> None:
+        manifest = tokens_page.read_manifest(tokens)
+        usage = tokens_page.survey_codes(tokens, manifest, tokens_page.chosen_shards(manifest))
+        assert usage.counts.tolist() == [7, 4, 1, 1, 0, 0, 0, 3]
+        assert (usage.used, usage.grids) == (5, 4)
+        assert tokens_page.usage_line(usage, VOCABULARY) == ("5 of 8 codes (62.5%) are used; their perplexity is 3.9.")
+        assert [(line["code"], line["share"]) for line in tokens_page.top_codes(usage)] == [
+            *((0, "43.8%"), (1, "25.0%"), (7, "18.8%"), (2, "6.2%"), (3, "6.2%"))
+        ]
+        assert usage.examples[0] == {"caption": HOSTILE, "codes": "0 1 2 3"}
+        assert [example["caption"] for example in usage.examples] == [HOSTILE, "two dogs", "a red boat", ""]
+
+    @pytest.mark.parametrize(("counts", "perplexity"), [([5, 5, 5, 5], 4), ([9, 0, 0], 1), ([0, 0], 1)])
+    def test_perplexity(self, counts: list[int], perplexity: float) -> None:
+        assert Usage(np.array(counts)).perplexity == pytest.approx(perplexity)
+
+    def test_page(self, tokens: str) -> None:
+        text = text_of(tokens)
+        assert "<title>tokens – tokens report</title>" in text
+        assert "Of all codes: 5 of 8 codes (62.5%) are used" in text
+        assert "1 samples (20.0%) were left out" in text
+        assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; a dog" in text
+        assert "<script" not in text
+        assert "<code>0 1 2 3 …</code>" in text
+
+    def test_only_some_shards_are_read_of_many(self, tokens: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tokens_page, "SHARDS", 1)
+        assert "Of the codes of 2 of 3 shards: 5 of 8" in text_of(tokens)
+
+    def test_unfinished(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "plan.json").write_text('{"kind": "tokens"}')
+        assert cli.main(["report", str(tmp_path)]) == 2
+        assert "is not finished: run the same `gesso encode` again" in capsys.readouterr().err
+
+    def test_damaged(self, tokens: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        import shutil
+
+        output = Path(shutil.copytree(tokens, tmp_path / "tokens"))
+        (output / "train/00000.npy").write_bytes(b"nothing")
+        assert cli.main(["report", str(output)]) == 2
+        assert f"`gesso verify {output}` shows what is damaged" in capsys.readouterr().err
+
+    def test_share_curve_ends_at_all(self) -> None:
+        drawn = str(charts.share_curve(np.array([1, 3]), "label"))
+        assert 'points="40.0,176.0 191.0,62.0 342.0,24.0"' in drawn
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("embeddings", "`gesso match --embeddings {}` searches them"),
+        ("matches", "`gesso review {}` shows them"),
+        ("repeats", "`gesso export --drop {}` takes them"),
+        ("tokenizer", "{}/tokenizer.json is all that there is"),
+        ("detector", "`tensorboard --logdir {}` shows its curves"),
+    ],
+)
+def test_what_has_no_page(kind: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "run.json" if kind in ("tokenizer", "detector") else "manifest.json"
+    (tmp_path / name).write_text(json.dumps({"kind": kind}))
+    assert cli.main(["report", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("gesso: `gesso report` has no page for ")
+    assert told.format(tmp_path) in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if not CHROMIUM.exists():
+        pytest.skip(f"no browser at {CHROMIUM}")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        driven = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield driven
+        driven.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [320, 400, 700, 1000, 1600])
+@pytest.mark.parametrize("kind", ["clean", "tokens"])
+def test_nothing_sticks_out_and_nothing_is_loaded(browser: Any, kind: str, width: int, clean: str, tokens: str) -> None:
+    output = {"clean": clean, "tokens": tokens}[kind]
+    text_of(output)
+    tab, said = browser.new_page(viewport={"width": width, "height": 800}), []
+    tab.on("console", lambda message: said.append(message.text))
+    tab.on("request", lambda request: request.url.startswith("data:") or said.append(request.url))
+    tab.goto(f"file://{output}/report.html")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    for picture in tab.locator("img").all():
+        picture.scroll_into_view_if_needed()
+        tab.wait_for_function("image => image.complete && image.naturalWidth > 0", arg=picture.element_handle())
+    assert tab.locator("nav a").count() == tab.locator("main section").count() == 5
+    assert said == [f"file://{output}/report.html"]
+    tab.close()
