@@ -86,7 +86,10 @@ def read_overlap(path: str, shards: str) -> DropList:
     check_source(path, found.manifest["training"]["source"], shards)
     name = storage.join(path, DECISION)
     if not storage.exists(name):
-        raise UserError(f"{path} has no {DECISION}: run `gesso review {path}` and decide which pairs are duplicates")
+        draft = ", only a draft without a name" if storage.exists(storage.join(path, decision.DRAFT)) else ""
+        raise UserError(
+            f"{path} has no {DECISION}{draft}: run `gesso review {path}` and decide which pairs are duplicates"
+        )
     decided = decision.read(name, found)
     duplicates = decision.duplicates(found.matches, decided)
     input_record = {
@@ -171,8 +174,10 @@ def read_keys(body: bytes, path: str) -> pa.Array:
 def check_keys(lists: Sequence[DropList], source: Collection) -> None:
     """Raises UserError for a user's list with an entry that is no key, or of which nothing is in these shards."""
     listed = [(item.input_record["path"], item.groups[0].keys) for item in lists if item.input_record["kind"] == "list"]
-    known = next((keys for keys in sample_keys(source) if len(keys)), None)
-    for path, keys in listed if known is not None else ():
+    if not listed:
+        return
+    known = next((keys for keys in sample_keys(source) if len(keys)), pa.array([], pa.string()))
+    for path, keys in listed if len(known) else ():
         check_form(path, keys, source.path, known)
         if len(keys) and not any(pc.any(pc.is_in(some, value_set=keys)).as_py() for some in sample_keys(source)):
             raise UserError(
