@@ -6,15 +6,18 @@ first, in their final order; then one task for each target reads the ranges from
 tar. Every byte is read once and written once (tests/benchmarks/export.py counts them).
 """
 
+import os
 from argparse import SUPPRESS
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from gesso import storage
 from gesso.dataset import kinds
 from gesso.dataset.layout import DROPPED, PLAN, SPLITS
+from gesso.errors import UserError
 from gesso.flags import Parser, add_flags, path, read_flags
 from gesso.lock import lock
 from gesso.pipelines import jobs
@@ -120,10 +123,23 @@ def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
     from gesso.dataset import collection
     from gesso.pipelines.export import drop_lists, shuffle
 
+    check_apart(given.shards, given.output)
     source = collection.open_collection(given.shards)
     drops = tuple(drop_lists.read(path, source.path) for path in given.drop)
     fields = shuffle.kept_fields(source.schema())
     return Job(given.output, source, drops, fields, settings), beam_flags
+
+
+def check_apart(shards: str, output: str) -> None:
+    """Raises UserError where one of the two directories is the other, or lies in it, by their real paths."""
+    source, target = real_path(shards), real_path(output)
+    if target.is_relative_to(source) or source.is_relative_to(target):
+        relation = "is" if source == target else "is inside" if target.is_relative_to(source) else "contains"
+        raise UserError(f"--output {output} {relation} --shards {shards}: give a directory apart from it")
+
+
+def real_path(path: str) -> PurePath:
+    return PurePath(os.path.realpath(storage.local(path)) if storage.is_local(path) else storage.absolute(path))
 
 
 @contextmanager
@@ -133,7 +149,9 @@ def planning(job: Job) -> Iterator[Json]:
     Where the block fails before plan.json is written, nothing is left.
     """
     from gesso.dataset import export
+    from gesso.pipelines.export import drop_lists
 
+    drop_lists.check_keys(job.drops, job.source)
     export.clear_unfinished(job.output)
     try:
         yield write_dropped(job)

@@ -52,7 +52,7 @@ def drops(raw: Path, source: dict[str, Sample], tmp_path_factory: pytest.TempPat
     overlap = write_overlap(folder / "overlap", str(raw), pairs)
     decide(overlap, 0.75, [Override("r3", keys[3], "duplicate")])
     repeats = write_repeats(folder / "repeats", str(raw), [keys[0], keys[20]], [keys[40]])
-    (folder / "mine.txt").write_text(f"{keys[41]}\n{'f' * 31}x\n")
+    (folder / "mine.txt").write_text(f"{keys[41]}\n{'f' * 32}\n")
     return [overlap, repeats, str(folder / "mine.txt")]
 
 
@@ -363,6 +363,26 @@ class TestImg2datasetsShards:
         assert [list(sample) for sample in found.values()] == [["png", "txt", "json"]] * 12
         assert cli.main(["verify", str(tmp_path / "clean")]) == 0
 
+    def test_keys_of_their_own_form_are_dropped(self, foreign: Path, tmp_path: Path) -> None:
+        (tmp_path / "mine.txt").write_text("\ufeff000010004\n000099999\n")
+        flags = ("--validation_size", "3", "--drop", str(tmp_path / "mine.txt"))
+        assert export(foreign, tmp_path / "clean", *flags) == 0
+        assert read_json(tmp_path / "clean/manifest.json")["not_found"] == {"listed": 1}
+        assert "000010004" not in {**split(tmp_path / "clean", "train"), **split(tmp_path / "clean", "validation")}
+
+    def test_a_key_of_a_failed_download_is_not_there(
+        self, foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "mine.txt").write_text("000010003\n")
+        assert export(foreign, tmp_path / "clean", "--drop", str(tmp_path / "mine.txt")) == 2
+        assert "none of its 1 keys is in" in capsys.readouterr().err
+
+    def test_a_key_of_gessos_form(self, foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "mine.txt").write_text(f"000010004\n{'f' * 32}\n")
+        assert export(foreign, tmp_path / "clean", "--drop", str(tmp_path / "mine.txt")) == 2
+        message = f"holds '{'f' * 32}', which is no key: those of {foreign} are digits, like '000000008'"
+        assert message in capsys.readouterr().err
+
     def test_a_shard_without_statistics(
         self, foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -451,6 +471,46 @@ class TestMistakes:
         self, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], message: str
     ) -> None:
         assert message in self.refused(capsys, raw, tmp_path / "clean", *flags)
+
+    @pytest.mark.parametrize(
+        ("below", "relation"), [("", "is"), ("/clean", "is inside"), ("/a/clean", "is inside"), ("/..", "contains")]
+    )
+    def test_an_output_that_is_in_its_source_or_around_it(
+        self, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], below: str, relation: str
+    ) -> None:
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere/link").symlink_to(own)
+        before, output = contents(tmp_path), f"{tmp_path}/elsewhere/link{below}"
+        assert export(own, output, "--validation_size", "2") == 2
+        said = capsys.readouterr().err
+        assert said == f"gesso: --output {output} {relation} --shards {own}: give a directory apart from it\n"
+        assert contents(tmp_path) == before
+
+    def test_an_output_whose_name_begins_as_the_sources(self, own: Path) -> None:
+        assert export(own, f"{own}_clean", "--validation_size", "2") == 0
+
+    def test_prose_as_a_drop_list(
+        self, raw: Path, source: dict[str, Sample], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "mine.txt").write_text(
+            f"{min(source)}\n\nThe quick brown fox jumps over the lazy dog, and over it again.\n"
+        )
+        message = self.refused(capsys, raw, tmp_path / "clean", *FLAGS, "--drop", str(tmp_path / "mine.txt"))
+        assert message == (
+            f"gesso: --drop {tmp_path}/mine.txt holds 'The quick brown fox jumps over the lazy dog, and over it ag…', "
+            f"which is no key: those of {raw} are 32 hex digits, like '{min(source)}'; give one a line, or parquet "
+            "with a column key"
+        )
+
+    def test_keys_of_other_shards(
+        self, raw: Path, source: dict[str, Sample], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        pq.write_table(pa.table({"key": ["f" * 32, "e" * 32]}), tmp_path / "mine.parquet")
+        message = self.refused(capsys, raw, tmp_path / "clean", *FLAGS, "--drop", str(tmp_path / "mine.parquet"))
+        assert message == (
+            f"gesso: --drop {tmp_path}/mine.parquet: none of its 2 keys is in {raw}. Its first is '{'f' * 32}', "
+            f"a key there is '{min(source)}': give keys of these shards"
+        )
 
     def test_an_overlap_without_a_decision(self, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         path = write_overlap(tmp_path / "overlap", str(raw), [("r", "u", 0.5)])
