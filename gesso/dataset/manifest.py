@@ -13,6 +13,7 @@ from importlib.metadata import version
 from typing import Any
 
 from gesso import storage
+from gesso.dataset import identity
 from gesso.dataset.layout import MANIFEST, PLAN
 from gesso.dataset.records import PLANNED, REPEATS, ROWS_READ, SUCCESS
 from gesso.errors import UserError
@@ -162,9 +163,13 @@ def build_manifest(plan: Json, markers: dict[int, Json]) -> Json:
 
 
 def check_settings(plan: Json, record: Json, output: str) -> None:
-    """Raises UserError with every difference where an output was started with other settings or other input."""
-    old, new = ({**side["settings"], "input": side["input"]} for side in (plan, record))
-    changed = differences(old, new)
+    """Raises UserError with every difference where an output was started with other settings or other input.
+
+    Inputs are compared by content, wherever they are (identity.py).
+    """
+    changed = differences(plan["settings"], record["settings"])
+    inputs = identity.differing(plan["input"], record["input"], output)
+    changed += [f"input: {', '.join(inputs)}"] if inputs else []
     if changed:
         raise UserError(
             f"{output} was begun with other settings: {'; '.join(changed)}; "
