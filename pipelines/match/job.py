@@ -61,8 +61,8 @@ def build_parser() -> Parser:
     parser = Parser("gesso match", DESCRIPTION)
     what = parser.add_argument_group("input and output")
     for name, text in (
-        ("embeddings", "embeddings of the training pictures, by `gesso embed`"),
-        ("reference", "embeddings of the reference pictures, by the same model"),
+        ("embeddings", "embeddings of the training pictures, by `gesso embed` or clip-retrieval"),
+        ("reference", "embeddings of the reference pictures, likewise and by the same model"),
         ("output", "directory to write the matches to"),
     ):
         what.add_argument(f"--{name}", required=True, metavar="DIR", default=SUPPRESS, help=text)

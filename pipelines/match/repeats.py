@@ -72,7 +72,9 @@ def build_parser() -> Parser:
         "--shards", required=True, metavar="DIR", default=SUPPRESS, help="the --output of `gesso collect`"
     )
     what.add_argument(
-        "--embeddings", metavar="DIR", help="the --output of `gesso embed` for these shards; only with --near"
+        "--embeddings",
+        metavar="DIR",
+        help="embeddings of these shards, by `gesso embed` or clip-retrieval; only with --near",
     )
     what.add_argument(
         "--output", required=True, metavar="DIR", default=SUPPRESS, help="directory to write the drop lists to"
