@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gesso import storage
-from gesso.dataset import manifest
+from gesso.dataset import clip_retrieval, identity, manifest
 from gesso.dataset.collection import Collection, SourceShard, first_line
 from gesso.dataset.layout import MANIFEST, rows_name
 from gesso.dataset.records import SUCCESS
@@ -62,8 +62,8 @@ class DropList:
     overlap: Json | None = None  # only of an overlap: the decision, and the references to leave out
 
 
-def read(path: str, shards: str) -> DropList:
-    """The drop list at `path`. Raises UserError where it cannot be read or is not of `shards`."""
+def read(path: str, shards: Json) -> DropList:
+    """The drop list at `path`. Raises UserError where it cannot be read or is not of `shards`, a source's record."""
     path = storage.plain(path)
     if not storage.exists(storage.join(path, MANIFEST)):
         return read_list(path)
@@ -78,7 +78,7 @@ def read(path: str, shards: str) -> DropList:
     )
 
 
-def read_overlap(path: str, shards: str) -> DropList:
+def read_overlap(path: str, shards: Json) -> DropList:
     """The duplicates of a reviewed overlap. Raises UserError where there is no decision on it."""
     from gesso.dedup import decision, overlap
 
@@ -94,12 +94,12 @@ def read_overlap(path: str, shards: str) -> DropList:
     duplicates = decision.duplicates(found.matches, decided)
     input_record = {
         "kind": OVERLAP,
-        "path": path,
+        "path": storage.absolute(path),
         "matches_sha256": found.sha256,
         "decision_sha256": hashlib.sha256(read_bytes(name)).hexdigest(),
     }
     summary = {
-        "path": path,
+        "path": storage.absolute(path),
         "reference": found.manifest["reference"],
         "references": found.manifest["references"],
         "pairs": found.matches.num_rows,
@@ -115,11 +115,12 @@ def read_overlap(path: str, shards: str) -> DropList:
     return DropList(input_record, (DropGroup(OVERLAP, pa.array(duplicates.samples, pa.string())),), summary)
 
 
-def read_repeats(path: str, shards: str) -> DropList:
+def read_repeats(path: str, shards: Json) -> DropList:
     """The drop lists of `gesso repeats`. Raises UserError."""
     manifest = read_object(storage.join(path, MANIFEST))
-    check_source(path, {"kind": "shards", "path": manifest["shards"]}, shards)
-    input_record: Json = {"kind": "repeats", "path": path}
+    where = identity.resolve(manifest["shards"], path)
+    check_source(path, {"kind": "shards", "path": where, "sha256": manifest.get("shards_sha256")}, shards)
+    input_record: Json = {"kind": "repeats", "path": storage.absolute(path)}
     groups = []
     for name, reason in REPEATS.items():
         if name not in manifest["files"]:
@@ -140,7 +141,7 @@ def read_list(path: str) -> DropList:
             "`gesso repeats`, or a file of keys"
         )
     body = read_bytes(path)
-    input_record = {"kind": "list", "path": path, "sha256": hashlib.sha256(body).hexdigest()}
+    input_record = {"kind": "list", "path": storage.absolute(path), "sha256": hashlib.sha256(body).hexdigest()}
     return DropList(input_record, (DropGroup(LISTED, read_keys(body, path)),))
 
 
@@ -221,17 +222,18 @@ def shard_keys(path: str, shard: SourceShard) -> pa.Array:
         raise UserError(f"{name} cannot be read ({first_line(error)}): `gesso verify` tells what is damaged") from error
 
 
-def check_source(path: str, source: Json, shards: str) -> None:
-    """Raises UserError where the list was made for another directory than `shards`."""
-    if source["kind"] != "shards" or real_path(source["path"]) != real_path(shards):
-        raise UserError(
-            f"--drop {path} was made for the {source['kind']} in {source['path']}, not for --shards {shards}: "
-            "make it for these shards, or give a file of keys"
-        )
+def check_source(path: str, source: Json, shards: Json) -> None:
+    """Raises UserError where the list was made for others than these shards: by content, wherever they are.
 
-
-def real_path(path: str) -> str:
-    return os.path.realpath(storage.local(path)) if storage.is_local(path) else storage.absolute(path)
+    Embeddings of clip-retrieval's own do not tell what they were made of; keys that are not found are counted.
+    """
+    if source["kind"] == clip_retrieval.KIND or identity.same(source, shards, path):
+        return
+    moved = " as they are now" if source["path"] == shards["path"] else ""
+    raise UserError(
+        f"--drop {path} was made for the {source['kind']} in {source['path']}, not for --shards {shards['path']}"
+        f"{moved}: make it for these shards, or give a file of keys"
+    )
 
 
 def union(lists: Sequence[DropList]) -> pa.Table:

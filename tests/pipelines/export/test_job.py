@@ -4,11 +4,13 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -434,6 +436,64 @@ class TestCard:
             assert line in text
 
 
+class TestMoved:
+    """Shards and drop lists are tied by content: where they are says nothing."""
+
+    @pytest.fixture
+    def moved(self, raw: Path, source: dict[str, Sample], tmp_path: Path) -> Path:
+        """Shards, an overlap and repeats of them as `gesso match` and `gesso repeats` tie them, all moved elsewhere."""
+        made, keys = tmp_path / "made", sorted(source)
+        shutil.copytree(raw, made / "raw")
+        overlap = write_overlap(made / "overlap", str(made / "raw"), [("r1", keys[0], 0.9)])
+        decide(overlap, 0.75)
+        write_repeats(made / "repeats", str(made / "raw"), [keys[20]])
+        sha256 = hashlib.sha256((raw / "manifest.json").read_bytes()).hexdigest()
+        tie(made / "overlap", lambda manifest: manifest["training"]["source"].update(sha256=sha256))
+        tie(made / "repeats", lambda manifest: manifest.update(shards_sha256=sha256))
+        return made.rename(tmp_path / "elsewhere")
+
+    def test_moved_data_is_taken(self, moved: Path, source: dict[str, Sample], tmp_path: Path) -> None:
+        drops = dropping([str(moved / "overlap"), str(moved / "repeats")])
+        assert export(moved / "raw", tmp_path / "clean", "--validation_size", "3", *drops) == 0
+        funnel = read_json(tmp_path / "clean/manifest.json")["funnel"]
+        assert (funnel["overlap"], funnel["repeat_exact"]) == (1, 1)
+
+    def test_the_same_command_goes_on_from_elsewhere(
+        self, moved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        flags = ("--validation_size", "3", "--drop")
+        assert export(moved / "raw", tmp_path / "clean", *flags, str(moved / "repeats")) == 0
+        monkeypatch.chdir(moved.rename(tmp_path / "again"))
+        assert export("./raw", "../clean", *flags, "../again/repeats") == 0
+        assert "is finished: nothing to do" in capsys.readouterr().out
+
+    def test_other_content_is_refused_where_the_old_was(
+        self, moved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        shutil.rmtree(moved / "raw")
+        write_dataset(moved / "raw", 2, 10)
+        tie(moved / "repeats", lambda manifest: manifest.update(shards=str(moved / "raw")))
+        assert export(moved / "raw", tmp_path / "clean", "--drop", str(moved / "repeats")) == 2
+        line = capsys.readouterr().err.strip()
+        assert f"was made for the shards in {moved}/raw, not for --shards {moved}/raw as they are now" in line
+
+    def test_what_is_published_names_no_path_of_the_machine(self, clean: Path, raw: Path) -> None:
+        for name in ("manifest.json", "plan.json", "README.md", "coco_overlap.json"):
+            text = (clean / name).read_text()
+            assert str(raw.parent) not in text
+            assert '"/' not in text
+            assert "`/" not in text
+        inputs = read_json(clean / "manifest.json")["input"]
+        assert inputs[0]["path"] == f"../../{raw.parent.name}/raw"
+        assert [item["path"].rpartition("/")[2] for item in inputs] == ["raw", "overlap", "repeats", "mine.txt"]
+
+
+def tie(folder: Path, change: Callable[[Any], object]) -> None:
+    manifest = read_json(folder / "manifest.json")
+    change(manifest)
+    storage.write_json(str(folder / "manifest.json"), manifest)
+
+
 class TestMistakes:
     """One line, exit code 2, nothing written."""
 
@@ -576,7 +636,7 @@ class TestMistakes:
     ) -> None:
         flags = ("--validation_size", "8", "--shard_size", "12", *dropping(drops))
         assert "validation_size was 9, is 8" in self.refused(capsys, raw, clean, *flags)
-        assert "input was" in self.refused(capsys, raw, clean, *FLAGS)
+        assert "input: " in self.refused(capsys, raw, clean, *FLAGS)
 
     @pytest.mark.parametrize("change", ["size", "order"])
     def test_a_source_that_changed_after_the_plan(
