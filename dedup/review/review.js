@@ -910,7 +910,7 @@ function saved(text, name) {
 function savedThere(name, when) {
   $("sign").hidden = Boolean(name);
   if (name) saved(`Saved in decision.json${when}`, "kept");
-  else saved(`Draft saved${when}; it has no name yet`, "draft");
+  else saved(`Draft saved${when}`, "draft");
 }
 
 /** Asks for the name once; without one the draft stays. */

@@ -50,12 +50,9 @@ def suggest(overlap: Overlap) -> Suggestion:
     if parts.share < PARTED or min(over, parts.under) < FEWEST:
         why = f"{parts.share:.0%} of the variance lies between the {parts.under:,} and {over:,} of Otsu's threshold"
         return from_benchmark(overlap, f"The {len(nearest):,} references do not part into two groups ({why}).")
-    return Suggestion(
-        round((parts.low + parts.high) / 2, 2),
-        f"The references part here: the nearest sample of {over:,} has a similarity of {parts.high:.3f} or more, of "
-        f"the other {parts.under:,} at most {parts.low:.3f} (Otsu's threshold, {parts.share:.0%} of the variance lies "
-        "between the two).",
-    )
+    groups = f"{over:,} have a sample at {parts.high:.3f} or more, {parts.under:,} only up to {parts.low:.3f}"
+    reason = f"Where the references part (Otsu): {groups}; {parts.share:.0%} of the variance lies between them."
+    return Suggestion(round((parts.low + parts.high) / 2, 2), reason)
 
 
 def from_benchmark(overlap: Overlap, why: str) -> Suggestion:

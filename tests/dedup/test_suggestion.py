@@ -33,8 +33,8 @@ def spread(low: float, high: float, count: int) -> list[float]:
 def test_where_the_references_part() -> None:
     assert suggestion.suggest(found(spread(0.8, 0.9, 12) + spread(0.3, 0.6, 30))) == Suggestion(
         0.7,
-        "The references part here: the nearest sample of 12 has a similarity of 0.800 or more, of the other 30 at most "
-        "0.600 (Otsu's threshold, 84% of the variance lies between the two).",
+        "Where the references part (Otsu): 12 have a sample at 0.800 or more, 30 only up to 0.600; 84% of the variance "
+        "lies between them.",
     )
 
 

@@ -46,6 +46,12 @@ class TestOverlap:
         path = write_overlap(tmp_path / "overlap", SHARDS, PAIRS)
         assert f"has no decision.json: run `gesso review {path}`" in refused(path)
 
+    def test_with_a_draft_alone(self, tmp_path: Path) -> None:
+        path = write_overlap(tmp_path / "overlap", SHARDS, PAIRS)
+        decide(path, 0.75, who="")
+        (tmp_path / "overlap/decision.json").rename(tmp_path / "overlap/decision.draft.json")
+        assert f"has no decision.json, only a draft without a name: run `gesso review {path}`" in refused(path)
+
     def test_a_decision_for_another_model(self, tmp_path: Path) -> None:
         path = write_overlap(tmp_path / "overlap", SHARDS, PAIRS)
         decide(path, 0.75, model={**MODEL, "sha256": "b" * 64})
