@@ -22,7 +22,7 @@ from gesso.errors import UserError
 from gesso.flags import Parser, add_flags, path, read_flags
 from gesso.lock import lock
 from gesso.pipelines import jobs
-from gesso.pipelines.export.settings import ExportSettings
+from gesso.pipelines.export.settings import ExportSettings, fitted
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -132,7 +132,7 @@ def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
     source = collection.open_collection(given.shards)
     drops = tuple(drop_lists.read(path, source.source_record()) for path in given.drop)
     fields = shuffle.kept_fields(source.schema())
-    return Job(given.output, source, drops, fields, settings), beam_flags
+    return Job(given.output, source, drops, fields, fitted(settings, source.samples)), beam_flags
 
 
 def check_apart(shards: str, output: str) -> None:
