@@ -4,6 +4,7 @@
     other pair      a duplicate where similarity ≥ threshold
 
 Duplicate pairs, at any rank, decide which training samples are dropped and which references are left out.
+Without a name it is a draft, kept in decision.draft.json until somebody decides; nothing is dropped by a draft.
 Similarities are float32 and thresholds float64: both are compared as float64, here and on the page.
 """
 
@@ -26,8 +27,8 @@ from gesso.errors import UserError
 Json = dict[str, Any]
 Mask = npt.NDArray[np.bool_]
 
-DECISION = "decision.json"
-KIND = "decision"
+DECISION, DRAFT = "decision.json", "decision.draft.json"
+KIND, DRAFT_KIND = "decision", "decision_draft"
 FORMAT = 1
 DUPLICATE, DIFFERENT = "duplicate", "different"
 VERDICTS = (DUPLICATE, DIFFERENT)
@@ -60,7 +61,7 @@ class Decision:
 
     threshold: float  # cosine similarity from -1 to 1
     overrides: tuple[Override, ...]
-    who: str
+    who: str  # empty: a draft
     when: str
     model: Json
     matches_sha256: str
@@ -68,8 +69,6 @@ class Decision:
     def __post_init__(self) -> None:
         if not -1 <= self.threshold <= 1:
             raise UserError(f"the threshold is {self.threshold}: give a cosine similarity from -1 to 1")
-        if not self.who.strip():
-            raise UserError("the name of who decided is missing: give one")
         verdicts = sorted({item.verdict for item in self.overrides} - set(VERDICTS))
         if verdicts:
             raise UserError(f"a verdict is {verdicts[0]!r}: give one of {', '.join(VERDICTS)}")
@@ -78,6 +77,10 @@ class Decision:
         if repeated:
             raise UserError(f"there are two verdicts on {repeated[0]!r} and {repeated[1]!r}: keep one")
         assert pairs == sorted(pairs), "overrides are not sorted"
+
+    @property
+    def is_draft(self) -> bool:
+        return not self.who.strip()
 
 
 class Duplicates(NamedTuple):
@@ -109,16 +112,23 @@ def now() -> str:
 
 
 def with_threshold(overlap: Overlap, old: Decision | None, threshold: float, who: str) -> Decision:
-    """The old verdicts with a new threshold, decided now; the old decision where nothing changes."""
+    """The old verdicts with a new threshold, decided now; the old decision where nothing changes. Raises UserError."""
     if old and (old.threshold, old.who) == (threshold, who):
-        return old
-    return Decision(threshold, old.overrides if old else (), who, now(), overlap.model, overlap.sha256)
+        return named(old)
+    return named(Decision(threshold, old.overrides if old else (), who, now(), overlap.model, overlap.sha256))
+
+
+def named(decision: Decision) -> Decision:
+    """The decision itself. Raises UserError for a draft."""
+    if decision.is_draft:
+        raise UserError("the name of who decided is missing: give one")
+    return decision
 
 
 def to_json(decision: Decision) -> Json:
     return {
         "format": FORMAT,
-        "kind": KIND,
+        "kind": DRAFT_KIND if decision.is_draft else KIND,
         "threshold": decision.threshold,
         "overrides": [dict(zip(OVERRIDE_FIELDS, item, strict=True)) for item in decision.overrides],
         "who": decision.who,
@@ -128,19 +138,18 @@ def to_json(decision: Decision) -> Json:
     }
 
 
-def from_json(value: Any, source: str) -> Decision:
-    """Raises UserError, which names `source`, where the value is not a decision."""
-    if not isinstance(value, dict) or value.get("kind") != KIND or value.get("format") != FORMAT:
-        raise UserError(
-            f"{source} is not a decision of format {FORMAT}: give a decision.json that `gesso review` wrote"
-        )
+def from_json(value: Any, source: str, kind: str = KIND) -> Decision:
+    """Raises UserError, which names `source`, where the value is not a decision, or a draft, as `kind` says."""
+    if not isinstance(value, dict) or value.get("kind") != kind or value.get("format") != FORMAT:
+        raise UserError(f"{source} is not a {kind} of format {FORMAT}: give a decision.json that `gesso review` wrote")
     for name, kinds in FIELDS.items():
         if not isinstance(value.get(name), kinds) or isinstance(value[name], bool):
             raise UserError(f"{source}: {name} is {value.get(name)!r}: give a decision.json that `gesso review` wrote")
     try:
         overrides = tuple(sorted(parse_override(item) for item in value["overrides"]))
         rest = {name: value[name] for name in ("who", "when", "model", "matches_sha256")}
-        return Decision(threshold=float(value["threshold"]), overrides=overrides, **rest)
+        made = Decision(threshold=float(value["threshold"]), overrides=overrides, **rest)
+        return named(made) if kind == KIND else made
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
 
@@ -151,15 +160,34 @@ def parse_override(value: Any) -> Override:
     return Override(*(value[name] for name in OVERRIDE_FIELDS))
 
 
-def read(path: str, overlap: Overlap) -> Decision:
-    """The decision in a file. Raises UserError where there is none, or it was made on other matches."""
+def read(path: str, overlap: Overlap, kind: str = KIND) -> Decision:
+    """The decision in a file, or the draft. Raises UserError where there is none, or it was made on other matches."""
     try:
         value = storage.read_json(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}): give another file") from error
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}): give a decision.json that `gesso review` wrote") from error
-    return checked(from_json(value, path), overlap, path)
+    return checked(from_json(value, path, kind), overlap, path)
+
+
+def read_latest(overlap: Overlap) -> Decision | None:
+    """The draft, which is later than any decision, else the decision, if any. Raises UserError as `read` does."""
+    for name, kind in ((DRAFT, DRAFT_KIND), (DECISION, KIND)):
+        path = storage.join(overlap.path, name)
+        if storage.exists(path):
+            return read(path, overlap, kind)
+    return None
+
+
+def save(overlap: Overlap, decision: Decision) -> str:
+    """Writes the file of a draft or a decision, which ends the draft; returns its path."""
+    draft = storage.join(overlap.path, DRAFT)
+    path = draft if decision.is_draft else storage.join(overlap.path, DECISION)
+    write(path, decision)
+    if path != draft and storage.exists(draft):
+        storage.remove(draft)
+    return path
 
 
 def checked(decision: Decision, overlap: Overlap, source: str) -> Decision:

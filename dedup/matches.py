@@ -14,15 +14,24 @@ from gesso.errors import UserError
 
 
 def read_references(reference: Embeddings) -> Pictures:
-    """All references, as queries. Raises UserError where there are none, or two have the same key."""
-    if not reference.blocks:
+    """All references with a direction, as queries. Raises UserError where there are none, or two have the same key."""
+    queries = with_direction(read_pictures(reference, all_rows(reference))) if reference.blocks else None
+    if queries is None or not len(queries.keys):
         raise UserError(f"{reference.path} holds no embeddings: there is nothing to search for")
-    queries = read_pictures(reference, all_rows(reference))
     keys, counts = np.unique(queries.keys, return_counts=True)
     if len(keys) < len(queries.keys):
         repeated = keys[counts > 1][0].decode()
         raise UserError(f"{reference.path} has several references named {repeated!r}: give each file its own name")
     return queries
+
+
+def with_direction(pictures: Pictures) -> Pictures:
+    """The pictures without those whose vector is zero: clip-retrieval's own may have such (Embeddings.left_out)."""
+    kept = pictures.vectors.any(axis=1)
+    if kept.all():
+        return pictures
+    vectors, keys, shards, phash, hashed = pictures
+    return Pictures(vectors[kept], keys[kept], shards[kept], phash[kept], hashed[kept])
 
 
 def search_part(
@@ -31,7 +40,9 @@ def search_part(
     """The nearest neighbours (Q, top_k) of the queries in some chunks; calls `advance` with the rows of each chunk."""
     found = nearest.empty((len(queries.keys), top_k))
     for pictures in read_ahead(training, part):
-        found = nearest.search(found, queries, pictures)
+        searched = with_direction(pictures) if training.foreign else pictures
+        if len(searched.keys):
+            found = nearest.search(found, queries, searched)
         advance(len(pictures.keys))
     return found
 

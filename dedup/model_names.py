@@ -5,6 +5,7 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
+from gesso import storage
 from gesso.errors import UserError
 
 SHIPPED = "detector"
@@ -12,12 +13,12 @@ SHIPPED = "detector"
 
 def is_detector(name: str) -> bool:
     """Whether `name`, as of --model, is the shipped detector, or a file or run of one; else it is open_clip's."""
-    return name == SHIPPED or name.endswith(".safetensors") or Path(name).exists()
+    return name == SHIPPED or name.endswith(".safetensors") or Path(storage.plain(name)).exists()
 
 
 def check_name(name: str) -> None:
     """Raises UserError where `name` is neither a detector nor one of open_clip's, as far as that is installed."""
-    if name.endswith(".safetensors") and not Path(name).exists():
+    if name.endswith(".safetensors") and not Path(storage.plain(name)).exists():
         raise UserError(f"--model {name}: there is no such file")
     known = open_clip_names()
     if known and not is_detector(name) and name not in known:

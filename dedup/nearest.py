@@ -3,7 +3,9 @@
     queries (Q, d) ─┐
     block   (n, d) ─┴ faiss.knn: k + PADDING candidates ─ bound ─ exact similarity ─▶ neighbours (Q, k) ─ merge
 
-The result depends on the vectors alone, not on blocks, the order of merges, BLAS or the machine:
+The result depends on the vectors alone, not on blocks, the order of merges, BLAS or the machine. The vectors are those
+that float16 holds: clip-retrieval's own in float32, or of another norm, are normalised and rounded before they get here
+(gesso/dataset/clip_retrieval.py), and the search is exact for what they are then.
 
 - Similarity. Elements are float16: 11 bits, multiples of 2^-24. A product of two has 22 bits and fits float32; it is a
   multiple of 2^-48. By Cauchy and Schwarz every partial sum of a dot product is at most |a||b| < 2, so it has 49 bits

@@ -1,17 +1,19 @@
 """A directory of matches as `gesso match` writes it: read and checked before a decision is made on it. No Beam.
 
 matches.parquet   schemas.MATCH_FIELDS, sorted by (reference_key, rank)
-manifest.json     the model, both sides' embeddings, and the checksum of matches.parquet
+manifest.json     the model, both sides' embeddings and sources, and the checksum of matches.parquet
 """
 
 import hashlib
 import io
+from functools import partial
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gesso import storage
+from gesso.dataset import identity
 from gesso.dataset.layout import MANIFEST
 from gesso.dataset.schemas import MATCH_FIELDS
 from gesso.errors import UserError
@@ -22,7 +24,7 @@ MATCHES = "matches.parquet"
 
 
 class Overlap(NamedTuple):
-    """What `gesso match` found; `matches` has the columns of schemas.MATCH_FIELDS."""
+    """What `gesso match` found; `matches` has the columns schemas.MATCH_FIELDS. The manifest's paths are absolute."""
 
     path: str
     manifest: Json
@@ -46,6 +48,7 @@ def read(path: str) -> Overlap:
         raise UserError(
             f"{path} holds {manifest.get('kind', 'a dataset')}, not matches: give the --output of `gesso match`"
         )
+    manifest = identity.with_paths(manifest, partial(identity.resolve, output=path))
     return Overlap(path, manifest, read_matches(path, manifest["files"][MATCHES]["sha256"]))
 
 

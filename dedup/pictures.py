@@ -1,5 +1,6 @@
 """The detector's training pictures: found in folders and shards, decoded on demand. No torch."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -30,6 +31,16 @@ def find(sources: Sequence[str]) -> list[Location]:
     if not found:
         raise UserError(f"--data {' '.join(sources)}: no picture ({', '.join(SUFFIXES)}) and no .tar shard is there")
     return found
+
+
+def content_sha256(sources: Sequence[str], found: Sequence[Location]) -> str:
+    """What tells the pictures found in these folders from others, wherever the folders are: names, places, sizes."""
+    digest = hashlib.sha256()
+    folders = sorted((storage.local(source).rstrip("/") + "/" for source in sources), key=len, reverse=True)
+    for path, offset, size in found:
+        name = path[next((len(folder) for folder in folders if path.startswith(folder)), 0) :]
+        digest.update(f"{name}\t{offset}\t{size}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def locations(item: Found) -> Iterator[Location]:

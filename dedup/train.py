@@ -12,23 +12,29 @@ import os
 import sys
 from argparse import SUPPRESS
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from gesso import storage
 from gesso.dedup.settings import PRESETS, DetectorConfig, Run, TrainSettings
+from gesso.devices import preset_of
 from gesso.errors import UserError
-from gesso.flags import Parser, add_flags, at_least, path, read_flags
+from gesso.flags import Parser, add_flags, at_least, one_of, path, read_flags
+from gesso.lock import lock
 from gesso.progress import PLAIN_LINE, line
 
 if TYPE_CHECKING:
     from gesso.dedup.trainer import Metrics, Trainer
+    from gesso.processes import Group
 
 DESCRIPTION = """\
 Trains a near-duplicate detector on pictures (CLIP paper, arXiv 2103.00020, appendix C). Run the same command again to
 continue a run that was stopped.
 """
+
+
+PRESET_HELP = "sets the defaults of the flags below; without it paper where there is a CUDA driver, else small"
 
 
 def build_parser(preset: str = "paper") -> Parser:
@@ -51,7 +57,7 @@ def build_parser(preset: str = "paper") -> Parser:
         default=SUPPRESS,
         help="folder for checkpoint, metrics and detector",
     )
-    what.add_argument("--preset", choices=tuple(PRESETS), default="paper", help="sets the defaults of the flags below")
+    what.add_argument("--preset", choices=tuple(PRESETS), default=preset, help=PRESET_HELP)
     what.add_argument("--init", type=path, metavar="FILE", help="state dict with initial weights of the backbone")
     what.add_argument("--save_every", type=int, default=100, metavar="INT", help="updates between two checkpoints")
     what.add_argument("--workers", type=int, default=1, metavar="INT", help="processes that prepare pictures")
@@ -62,9 +68,9 @@ def build_parser(preset: str = "paper") -> Parser:
 
 
 def parse(argv: Sequence[str]) -> Run:
-    first = Parser("gesso train detector", add_help=False)
-    first.add_argument("--preset", choices=tuple(PRESETS), default="paper")
-    given = build_parser(first.parse_known_args(argv)[0].preset).parse_args(argv)
+    preset = preset_of(argv, "paper", "small")
+    one_of(tuple(PRESETS), preset=preset)
+    given = build_parser(preset).parse_args(argv)
     at_least(1, save_every=given.save_every)
     at_least(0, workers=given.workers)
     if not storage.is_local(given.output):
@@ -78,18 +84,37 @@ def main(argv: Sequence[str]) -> int:
     run = parse(argv)
     from gesso.dataset import kinds
     from gesso.dedup.trainer import Trainer
-    from gesso.processes import processes, stopping
+    from gesso.processes import announce_step, processes, stopping
 
     for folder in run.data:
         kinds.expect(folder, "gesso train detector", *kinds.SHARDS, "export")
     kinds.check_output(run.output, "gesso train detector", "detector")
-    with processes() as group, stopping() as stop:
+    with processes() as group, stopping() as stop, ExitStack() as stack:
+        group.first(lambda: stack.enter_context(lock(run.output)))
+        check_fits(run, group)
         trainer = Trainer(run, group)
+        announce_step(run.output, group, trainer.step)
         with closing(trainer):
             finished = train(run, trainer, lambda: group.agreed(bool(stop)))
         if group.rank == 0:
-            print(f"{run.output}: {'detector written' if finished else f'stopped after update {trainer.step}'}")
+            stopped = f"stopped and saved after update {trainer.step}, the same command goes on from there"
+            print(f"{run.output}: {'detector written' if finished else stopped}")
     return 0
+
+
+def check_fits(run: Run, group: "Group") -> None:
+    """Raises UserError where the run needs more memory than a process has: weights, gradients, moments, activations."""
+    import torch
+
+    from gesso.dedup import detector
+    from gesso.processes import check_memory, kept_bytes
+
+    side = run.detector.image_size
+    with torch.device("meta"):
+        model, pair = detector.Detector(run.detector), torch.empty(2, 3, side, side)
+    weights = sum(value.numel() * value.element_size() for value in model.parameters())
+    needed = 4 * weights + kept_bytes(model, pair) * run.training.batch_size / group.size
+    group.first(lambda: check_memory(needed, group.device, "give a smaller --preset or --batch_size"))
 
 
 def train(run: Run, trainer: "Trainer", stop: Callable[[], bool]) -> bool:

@@ -64,8 +64,9 @@ class Pairs(Dataset[Pair]):
 
 
 def init_worker(_: int) -> None:
-    """One thread; a SIGTERM to the whole group is the trainer's, which still needs its batch."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """One thread; SIGTERM and Ctrl-C to the whole group are the trainer's, which still needs its batch."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(1)
 
 
@@ -93,6 +94,8 @@ class Trainer:
         if group.device.type == "cpu":
             keep_memory()
         self._locations = pictures.find(run.data)
+        content = pictures.content_sha256(run.data, self._locations)
+        self._settings = {**run.record(), "data": {"path": list(run.data), "sha256": content}}
         torch.manual_seed(run.training.seed)
         self.model = detector.build(run.detector)
         if run.init:
@@ -145,7 +148,7 @@ class Trainer:
         if self._group.rank:
             return
         state = {
-            "settings": self._run.record(),
+            "settings": self._settings,
             "step": self.step,
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -186,7 +189,8 @@ class Trainer:
             return
         with storage.open_input(self.checkpoint) as stream:
             state = torch.load(stream, map_location=self._group.device, weights_only=True)
-        changed = differences(state["settings"], self._run.record())
+        by_path = isinstance(state["settings"]["data"], list)  # of an earlier version
+        changed = differences(state["settings"], self._run.record() if by_path else self._settings)
         if changed:
             raise UserError(f"{self._run.output} was begun with other settings: {'; '.join(changed)}")
         self.model.load_state_dict(state["model"])

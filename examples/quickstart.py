@@ -23,6 +23,8 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
 from gesso import cli
+from gesso.dedup.overlap import read
+from gesso.dedup.review.suggestion import suggest
 
 HERE = Path(__file__).resolve().parent
 PICTURES = HERE / "pictures"
@@ -30,7 +32,6 @@ OUTPUT = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else HERE.parent / "qu
 TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp", "gif": "image/gif"}
 DEADLINE = 8  # seconds; the slow server never answers
 UPDATES = "300"  # of the dVAE
-THRESHOLD = "0.73"  # as a person would choose it on the page
 BOILERPLATE = (
     "IMG_2041.JPG",
     "Photographed on 3 May 2014",
@@ -223,7 +224,8 @@ def deduplicate(shards: str) -> tuple[str, str]:
     gesso("match", "--embeddings", embeddings, "--reference", reference, "--output", overlap)
     gesso("review", overlap, "--no-serve")
     if not (OUTPUT / "overlap/decision.json").exists():
-        gesso("review", overlap, "--threshold", THRESHOLD, "--who", "make quickstart")
+        suggested = suggest(read(overlap)).threshold  # a person would look at the page first
+        gesso("review", overlap, "--threshold", f"{suggested}", "--who", "make quickstart")
     gesso("repeats", "--shards", shards, "--output", str(OUTPUT / "repeats"))
     return overlap, str(OUTPUT / "repeats")
 

@@ -94,7 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
-        complain("interrupted; the same command goes on where it stopped")
+        place = "from its last checkpoint" if given[:1] == ["train"] else "where it stopped"
+        complain(f"interrupted; the same command goes on {place}")
         sys.stdout.flush()
         os._exit(130)  # threads that wait for the network are not worth waiting for, and every file is whole
     except BrokenPipeError:

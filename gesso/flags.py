@@ -3,6 +3,7 @@
 A field that has a text is a flag of the same name. Standard library only, so that `--help` answers at once.
 """
 
+import re
 from argparse import (
     ArgumentDefaultsHelpFormatter,
     ArgumentParser,
@@ -104,9 +105,28 @@ def read_flags(given: Namespace, settings: Callable[..., T], **others: Any) -> T
     return settings(**{name: getattr(given, name) for name in names}, **others)
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """`name was 1, is 2` for each setting that is not what it was."""
-    return [f"{name} was {old.get(name)!r}, is {new[name]!r}" for name in new if old.get(name) != new[name]]
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], of: str = "") -> list[str]:
+    """`name was 1, is 2` for each setting that is not what it was, `data samples was 1, is 2` within one with fields.
+
+    Where the same checksum stands beside a `path`, the path only hints where the content was, and may differ.
+    """
+    told = []
+    moved = any(name.endswith("sha256") and new[name] and old.get(name) == new[name] for name in new)
+    for name, value in new.items():
+        was = old.get(name)
+        if was == value or (name == "path" and moved):
+            continue
+        if isinstance(was, Mapping) and isinstance(value, Mapping):
+            told += differences(was, value, f"{of}{name} ")
+        else:
+            told.append(f"{of}{name} was {_short(was)}, is {_short(value)}")
+    return told
+
+
+def _short(value: Any) -> str:
+    """A value as a person reads it: of a checksum the beginning."""
+    text = repr(value)
+    return f"{text[:13]}…'" if isinstance(value, str) and re.fullmatch("[0-9a-f]{32,}", value) else text
 
 
 def one_of(allowed: Sequence[str], **values: str) -> None:

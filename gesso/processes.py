@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -107,3 +108,42 @@ def stopping() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def kept_bytes(model: torch.nn.Module, *inputs: Tensor) -> int:
+    """Bytes of the tensors that autograd saves for the backward pass, weights excluded, shared storage counted once."""
+    weights = {id(value) for value in model.parameters()}
+    held = dict[int, Tensor]()
+
+    def keep(value: Tensor) -> Tensor:
+        base = value._base if value._base is not None else value
+        if id(base) not in weights:
+            held[id(base)] = base
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        model(*inputs)
+    return sum(value.numel() * value.element_size() for value in held.values())
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that each process of this machine may still take: of its GPU, or its share of the machine's memory."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    import psutil
+
+    return int(psutil.virtual_memory().available) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def check_memory(needed: float, device: torch.device, way_out: str) -> None:
+    """Raises UserError where a process needs more bytes than are free, before anything is allocated."""
+    free = free_memory(device)
+    if needed > free:
+        sizes = f"{needed / 2**30:.1f} GiB in each process, and {free / 2**30:.1f} GiB are free"
+        raise UserError(f"this training needs {sizes}: {way_out}")
+
+
+def announce_step(output: str, group: Group, step: int) -> None:
+    """Says from which update a training goes on."""
+    if group.rank == 0 and step:
+        print(f"{output}: goes on after update {step:,}", file=sys.stderr, flush=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -68,6 +69,17 @@ def write_embeddings(
         "samples": start,
     }
     storage.write_json(str(folder / MANIFEST), manifest)
+    return str(folder)
+
+
+def write_clip_retrieval(folder: Path, blocks: list[tuple[npt.NDArray[Any], dict[str, Any]]], digits: int = 1) -> str:
+    """A directory as clip-retrieval 2.45 writes it: for each block its vectors and the columns of its metadata."""
+    for number, (vectors, columns) in enumerate(blocks):
+        names = (f"img_emb/img_emb_{number:0{digits}}.npy", f"metadata/metadata_{number:0{digits}}.parquet")
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        np.save(folder / names[0], vectors)
+        pd.DataFrame(columns).to_parquet(folder / names[1])
     return str(folder)
 
 

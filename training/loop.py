@@ -119,7 +119,7 @@ class Loop:
                 self._checkpoints.check()
                 metrics.show(self._trainer.step, {**update, **values})
                 if stopped and not self._last:
-                    return f"stopped after update {self._trainer.step:,}"
+                    return f"stopped and saved after update {self._trainer.step:,}, the same command goes on from there"
         return f"through update {self._steps:,}"
 
     @property

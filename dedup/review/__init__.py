@@ -15,28 +15,32 @@ if TYPE_CHECKING:
 
 PORT = 8600
 DESCRIPTION = """Shows pairs of a reference and a training picture, the most similar first, in a web page on this
-machine. The page is written to DIR/review and also opens as a file; the decision is saved in DIR/decision.json."""
+machine. The page is written to DIR/review and also opens as a file; the decision is saved in DIR/decision.json, and in
+DIR/decision.draft.json as long as nobody's name is on it."""
 
 
 def main(argv: Sequence[str]) -> int:
     """`gesso review DIR`."""
     given = build_parser().parse_args(argv)
     from gesso.dataset import kinds
-    from gesso.dedup import overlap
-    from gesso.dedup.decision import DECISION
-    from gesso.dedup.review import folder
+    from gesso.dedup import decision, overlap
+    from gesso.dedup.review import folder, suggestion
 
     if not storage.is_local(given.directory):
         raise UserError(f"{given.directory} is not on this machine: copy it here, where the page is shown")
     kinds.expect(given.directory, "gesso review", "matches")
     found = overlap.read(given.directory)
-    decided, changes_decision = read_decision(found), given.threshold is not None or given.import_file is not None
+    decided = decision.read_latest(found)
+    changes_decision = given.threshold is not None or given.import_file is not None
     if changes_decision:
-        decided = write_decision(found, decided, given)
-        print(storage.join(found.path, DECISION))
+        decided = new_decision(found, decided, given)
+        print(decision.save(found, decided))
     if given.no_serve or not changes_decision:
         target = folder.prepare(found, decided)
         print_not_shown(target)
+        if not changes_decision:
+            print(suggestion.suggest(found))
+            print_draft(found, decided)
         print(storage.join(target, "index.html"))
         if not given.no_serve:
             serve(found, target, given)
@@ -57,16 +61,8 @@ def build_parser() -> Parser:
     return made
 
 
-def read_decision(found: "Overlap") -> "Decision | None":
-    """The existing decision, if any. Raises UserError where it was made on other matches."""
-    from gesso.dedup import decision
-
-    path = storage.join(found.path, decision.DECISION)
-    return decision.read(path, found) if storage.exists(path) else None
-
-
-def write_decision(found: "Overlap", decided: "Decision | None", given: Namespace) -> "Decision":
-    """Writes and returns the decision that --import and --threshold make; verdicts are kept unless imported."""
+def new_decision(found: "Overlap", decided: "Decision | None", given: Namespace) -> "Decision":
+    """The decision that --import and --threshold make; verdicts are kept, a draft's too, unless imported."""
     from gesso.dedup import decision
 
     if given.import_file is not None:
@@ -74,8 +70,15 @@ def write_decision(found: "Overlap", decided: "Decision | None", given: Namespac
     if given.threshold is not None:
         decided = decision.with_threshold(found, decided, given.threshold, given.who)
     assert decided is not None
-    decision.write(storage.join(found.path, decision.DECISION), decided)
     return decided
+
+
+def print_draft(found: "Overlap", decided: "Decision | None") -> None:
+    from gesso.dedup.decision import DRAFT
+
+    if decided and decided.is_draft:
+        path = storage.join(found.path, DRAFT)
+        print(f"{path}: {len(decided.overrides):,} verdicts, threshold {decided.threshold:g}, no name yet")
 
 
 def print_not_shown(target: str) -> None:

@@ -4,7 +4,7 @@
     data/pairs.js                      numbers of every pair, base64 of little-endian arrays
     data/texts.js data/uids.js         captions and reference keys for the search; the samples' keys
     data/details/00000.js              metadata of the pictures of CHUNK references each
-    session.js                         the current decision
+    session.js                         the current decision or draft, and the suggested threshold
     thumbs/references/ thumbs/samples/ thumbnails by number, in the order of the page
     plan.json manifest.json            the matches' checksum, written first; missing thumbnails, written last
 
@@ -33,6 +33,7 @@ from gesso.dedup.decision import Decision
 from gesso.dedup.overlap import Overlap
 from gesso.dedup.review import thumbnails
 from gesso.dedup.review.listing import Listing, read_metadata, sort_matches
+from gesso.dedup.review.suggestion import Suggestion, suggest
 from gesso.dedup.review.thumbnails import Task, ThumbnailRequest
 from gesso.errors import UserError
 
@@ -55,7 +56,7 @@ def prepare(overlap: Overlap, decided: Decision | None) -> str:
     target = storage.join(overlap.path, FOLDER)
     write_plan(target, overlap)
     write_page(target)
-    write_session(target, decided)
+    write_session(target, decided, suggest(overlap))
     if not is_finished(target):
         write_contents(target, overlap)
     return target
@@ -78,8 +79,8 @@ def write_page(target: str) -> None:
         write(storage.join(target, name), resources("gesso.dedup.review").joinpath(name).read_bytes())
 
 
-def write_session(target: str, decided: Decision | None) -> None:
-    value = {"decision": decision.to_json(decided) if decided else None}
+def write_session(target: str, decided: Decision | None, suggested: Suggestion) -> None:
+    value = {"decision": decision.to_json(decided) if decided else None, "suggestion": suggested._asdict()}
     write(storage.join(target, SESSION), script("session", value))
 
 

@@ -7,7 +7,7 @@
 
 const FORMAT = 1;
 const SERVED = location.protocol !== "file:";
-const START = 0.9; // the threshold before anyone has chosen one
+const START = 0.9; // the threshold before anyone has chosen one, where none is suggested
 const NEAR = 0.02; // similarity around the threshold that counts as near it
 const HASH_NEAR = 10; // of 64 bits: up to here a perceptual hash usually means the same picture
 const HIGHEST = 16e6; // pixels that a browser can scroll; Firefox's limit is 17.9 million
@@ -157,7 +157,7 @@ function fill(name, count, total) {
 }
 
 function split(same, other) {
-  if (!same && !other) return ["No pair yet: press d or x to judge the current pair."];
+  if (!same && !other) return ["No pair yet.", element("span", " Press d or x to judge the current pair.", "keyboard")];
   return [element("b", `${number(same)} duplicate`, "dup"), " · ", element("b", `${number(other)} different`, "diff"), ` of ${number(P)}`];
 }
 
@@ -516,6 +516,7 @@ list.addEventListener("scroll", () => {
 
 /** Makes a row and one of its pairs current, scrolls to it and gives it the keyboard's focus. */
 function select(place, which) {
+  fold(true);
   if (!view.length) return;
   choose(place, which);
   reveal();
@@ -588,6 +589,7 @@ function mark(verdict) {
   if (next && advancing && rank === 0 && at < view.length - 1) select(at + 1, 0);
   else if (next && advancing && rank > 0 && !last) select(at, rank + 1);
   say(next ? `${WORDS[next]}. ${describe(current(), currentPair(), at)}` : "no verdict");
+  if (next && SERVED && !who() && !saving.asked) askName();
 }
 
 function setThreshold(value) {
@@ -812,7 +814,7 @@ function watchStage() {
 
 /* ── Saving the decision ─────────────────────────────────────────────────────────────────────────────────────────── */
 
-const saving = { token: "", revision: "", dirty: false, busy: false, stopped: false };
+const saving = { token: "", revision: "", dirty: false, busy: false, stopped: false, asked: false };
 const STORED = () => `gesso review ${data.matches_sha256}`;
 
 const who = () => $("who").value.trim();
@@ -850,17 +852,17 @@ function saveHere() {
 
 async function send() {
   if (saving.busy || saving.stopped || !saving.dirty) return;
-  if (!who()) { saved("Not saved: enter your name under Decided by", "failed"); return; }
+  const name = who();
   saving.busy = true;
   saving.dirty = false;
   saved("Saving …", "");
   let wait = 0;
   try {
-    const body = JSON.stringify({ threshold, overrides: overrides(), who: who(), revision: saving.revision });
+    const body = JSON.stringify({ threshold, overrides: overrides(), who: name, revision: saving.revision });
     const headers = { "Content-Type": "application/json", "X-Gesso-Token": saving.token };
     const answer = await fetch("/decision", { method: "POST", headers, body });
     const reply = await answer.json();
-    if (answer.ok) { saving.revision = reply.revision; saved(`Saved in decision.json, ${new Date().toTimeString().slice(0, 5)}`, "kept"); }
+    if (answer.ok) { saving.revision = reply.revision; savedThere(name, `, ${new Date().toTimeString().slice(0, 5)}`); }
     else wait = await refused(answer.status, reply.error);
   } catch (error) {
     if (!(error instanceof TypeError) && !(error instanceof SyntaxError)) throw error; // what fetch and json() fail with
@@ -901,7 +903,32 @@ function conflict(reply) {
 function saved(text, name) {
   $("saved").textContent = text;
   $("saved").className = `saved ${name}`;
+  $("fold").dataset.saved = name;
 }
+
+/** What the server has: a decision, or without a name a draft. */
+function savedThere(name, when) {
+  $("sign").hidden = Boolean(name);
+  if (name) saved(`Saved in decision.json${when}`, "kept");
+  else saved(`Draft saved${when}`, "draft");
+}
+
+/** Asks for the name once; without one the draft stays. */
+function askName() {
+  saving.asked = true;
+  $("naming").showModal();
+}
+
+function giveName(event) {
+  event.preventDefault();
+  const name = $("naming-who").value.trim();
+  if (!name) return;
+  $("who").value = name;
+  $("naming").close();
+  save();
+}
+
+const sign = () => (who() ? save() : askName());
 
 /* ── Export and import ────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -919,7 +946,7 @@ const canonical = (value) => JSON.stringify(value, (_, item) => (item && typeof 
 
 /** Verdicts by pair. Throws an Error with one line where the value is not a decision on these matches. */
 function understand(value) {
-  if (!value || value.kind !== "decision" || value.format !== FORMAT || !Array.isArray(value.overrides)) throw new Error("This is not a decision.json of gesso review");
+  if (!value || !["decision", "decision_draft"].includes(value.kind) || value.format !== FORMAT || !Array.isArray(value.overrides)) throw new Error("This is not a decision.json of gesso review");
   if (canonical(value.model) !== canonical(data.model)) throw new Error(`It was made for another model (${value.model?.name}), not for ${data.model.name}`);
   if (value.matches_sha256 !== data.matches_sha256) throw new Error("It was made on other matches than these");
   if (typeof value.threshold !== "number" || !(Math.abs(value.threshold) <= 1)) throw new Error(`Its threshold is ${value.threshold}`);
@@ -949,7 +976,7 @@ async function importFile() {
   try {
     const value = JSON.parse(await file.text());
     takeOver(value, true);
-    say(`${number(value.overrides.length)} verdicts and the threshold ${shown(value.threshold)} of ${value.who} are imported; u undoes it`, true);
+    say(`${number(value.overrides.length)} verdicts and the threshold ${shown(value.threshold)} of ${value.who || "a draft"} are imported; Undo takes it back`, true);
   } catch (error) {
     say(`${file.name} is not imported. ${error.message}`, true);
   }
@@ -1024,6 +1051,15 @@ function goTo(text) {
   return true;
 }
 
+/* ── Panel on a small screen: folded away, or over the list ───────────────────────────────────────────────────────── */
+
+function fold(folded) {
+  if (folded !== document.body.classList.contains("unfolded")) return;
+  document.body.classList.toggle("unfolded", !folded);
+  $("fold").setAttribute("aria-expanded", !folded);
+  $("fold").textContent = folded ? "Threshold, filters" : "Back to the pairs";
+}
+
 /* ── Start ────────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 function wire() {
@@ -1040,11 +1076,14 @@ function wire() {
   for (const [name, act] of Object.entries({
     again: filter, undo, redo, jump: openGoto, export: exportFile, import: () => $("file").click(), help: () => $("keys").showModal(),
     next: toNearestUnjudged, flip, nearer: () => zoom(1.25), farther: () => zoom(0.8), close: closeCompare,
+    sign, fold: () => fold(document.body.classList.contains("unfolded")), "naming-later": () => $("naming").close(),
+    suggested: () => { setThreshold(Number($("suggested").dataset.value)); endSlide(); },
     difference: () => toggle("difference"), stretch: () => toggle("stretch"), mirror: () => toggle("mirror"), "goto-cancel": () => $("goto").close(),
     lowest: () => toPair(Number($("lowest").dataset.pair)), highest: () => toPair(Number($("highest").dataset.pair)),
   })) $(name).addEventListener("click", act);
   for (const verdict of [DUPLICATE, DIFFERENT]) $("compare").querySelector(`.mark.${WORDS[verdict]}`).addEventListener("click", () => mark(verdict));
   $("compare").addEventListener("cancel", (event) => { event.preventDefault(); closeCompare(); });
+  $("naming").querySelector("form").addEventListener("submit", giveName);
   $("goto").querySelector("form").addEventListener("submit", (event) => {
     event.preventDefault();
     const text = $("target").value.trim();
@@ -1086,19 +1125,30 @@ function unpackAll(packed) {
   Object.assign($("slider"), { min: lowest, max: 1, step: 0.001 });
 }
 
-/** The existing decision: the server's; for a file, the later of this browser's and the folder's. */
+/** The existing decision or draft: the server's; for a file, the later of this browser's and the folder's. */
 async function earlier() {
   if (SERVED) {
     const reply = await (await fetch("/decision")).json();
     if (reply.error) throw new Error(reply.error);
     Object.assign(saving, { token: reply.token, revision: reply.revision });
     $("who").value = reply.who;
+    suggest(reply.suggestion);
     return reply.decision;
   }
-  const { decision: written } = await load("session.js");
+  const { decision: written, suggestion } = await load("session.js");
+  suggest(suggestion);
   let here = null;
   try { here = JSON.parse(localStorage.getItem(STORED())); } catch (error) { saved(`This browser stores nothing for local files (${error.name}): export before you leave`, "failed"); }
   return here && (!written || here.when >= written.when) ? here : written;
+}
+
+/** The threshold to begin with, and its reason. */
+function suggest({ threshold: value, reason }) {
+  if (value !== null) threshold = value;
+  $("suggested").textContent = value === null ? "none" : shown(value);
+  $("suggested").disabled = value === null;
+  $("suggested").dataset.value = value;
+  $("reason").textContent = reason;
 }
 
 function tellLost() {
@@ -1124,7 +1174,8 @@ async function begin() {
   wire();
   if (kept) {
     takeOver(kept, false);
-    saved(SERVED ? `Saved in decision.json by ${kept.who}` : `Last saved by ${kept.who || "an unnamed person"}`, "kept");
+    if (SERVED) savedThere(kept.who, kept.who && ` by ${kept.who}`);
+    else saved(`Last saved by ${kept.who || "an unnamed person"}`, "kept");
   }
   tellLost();
   filter();

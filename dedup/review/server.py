@@ -18,9 +18,10 @@ from urllib.parse import unquote
 
 from gesso import storage
 from gesso.dedup import decision
-from gesso.dedup.decision import DECISION, Decision
+from gesso.dedup.decision import DECISION, DRAFT, DRAFT_KIND, KIND
 from gesso.dedup.overlap import Overlap
 from gesso.dedup.review import folder
+from gesso.dedup.review.suggestion import suggest
 from gesso.errors import UserError
 
 Json = dict[str, Any]
@@ -47,45 +48,47 @@ class RequestError(Exception):
 
 
 class DecisionStore:
-    """The decision on disk. Each change states the revision it was based on, so that no tab overwrites another's."""
+    """The decision on disk, or its draft. Each change states the revision it was based on, so that no tab overwrites
+    another's."""
 
     def __init__(self, overlap: Overlap, target: str, who: str) -> None:
         self._overlap, self._target, self._who = overlap, target, who
-        self._path = storage.join(overlap.path, DECISION)
+        self._suggestion = suggest(overlap)
         self._lock = threading.Lock()
 
     def get(self) -> Json:
-        """The decision with its revision, and the name given to --who."""
+        """The decision or its draft with the revision, the name given to --who, and the suggested threshold."""
         with self._lock:
-            kept = self._read()
+            kept = decision.read_latest(self._overlap)
             value = decision.to_json(kept) if kept else None
-            return {"decision": value, "revision": self._revision(), "who": self._who}
+            suggested = self._suggestion._asdict()
+            return {"decision": value, "revision": self._revision(), "who": self._who, "suggestion": suggested}
 
     def save(self, change: Json) -> Json:
-        """Writes the page's threshold, overrides and name. Raises RequestError where it is invalid or outdated."""
+        """Writes the page's threshold, overrides and name, without a name as a draft.
+
+        Raises RequestError where it is invalid or outdated.
+        """
         with self._lock:
             if change.get("revision") != self._revision():
                 raise RequestError(
                     HTTPStatus.CONFLICT, "the decision was changed elsewhere, in another tab or by a command"
                 )
             model, sha256 = self._overlap.model, self._overlap.sha256
-            fixed = {"format": 1, "kind": "decision", "when": decision.now(), "model": model, "matches_sha256": sha256}
+            kind = KIND if str(change.get("who", "")).strip() else DRAFT_KIND
+            fixed = {"format": 1, "kind": kind, "when": decision.now(), "model": model, "matches_sha256": sha256}
             try:
-                new = decision.checked(decision.from_json({**change, **fixed}, "the page"), self._overlap, "the page")
+                new = decision.from_json({**change, **fixed}, "the page", kind)
+                decision.save(self._overlap, decision.checked(new, self._overlap, "the page"))
             except UserError as error:
                 raise RequestError(HTTPStatus.BAD_REQUEST, str(error)) from error
-            decision.write(self._path, new)
-            folder.write_session(self._target, new)
+            folder.write_session(self._target, new, self._suggestion)
             return {"revision": self._revision(), "when": new.when}
 
-    def _read(self) -> Decision | None:
-        return decision.read(self._path, self._overlap) if storage.exists(self._path) else None
-
     def _revision(self) -> str:
-        if not storage.exists(self._path):
-            return ""
-        with storage.open_input(self._path) as stream:
-            return hashlib.sha256(stream.read()).hexdigest()
+        paths = [storage.join(self._overlap.path, name) for name in (DECISION, DRAFT)]
+        bodies = [storage.read(path) for path in paths if storage.exists(path)]
+        return hashlib.sha256(b"\0".join(bodies)).hexdigest() if bodies else ""
 
 
 class Server(ThreadingHTTPServer):

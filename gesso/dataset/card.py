@@ -25,6 +25,7 @@ KNOWN_LICENCES = frozenset(
     {"cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-2.0", "cc-by-sa-3.0", "pddl"}
 )
 SHOWN_LICENCES = 20
+KNOWN_SOURCES = ("shards", "images")  # of embeddings; others do not tell what they were made of
 DROPS = {
     "overlap": "duplicates of reference pictures, by a person's decision",
     "repeat_exact": "the same picture as another sample's, which stays",
@@ -222,9 +223,11 @@ def overlaps(decisions: list[Json]) -> str:
 
 def overlap(decision: Json) -> str:
     """One decision: who, when, on which matches, and its consequences."""
+    reference = decision["reference"]
+    source = reference["source"] if reference["source"]["kind"] in KNOWN_SOURCES else {"path": reference["embeddings"]}
     model = ", ".join(f"{name} {value}" for name, value in decision["model"].items() if value is not None)
     rows = [
-        ("reference pictures", f"{decision['references']:,}, `{decision['reference']['source']['path']}`"),
+        ("reference pictures", f"{decision['references']:,}, `{source['path']}`"),
         ("model", model),
         ("pairs searched", f"{decision['pairs']:,}"),
         ("threshold (cosine)", f"{decision['threshold']:g}"),

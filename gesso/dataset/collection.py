@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gesso import storage
@@ -18,6 +19,8 @@ from gesso.errors import UserError
 Json = dict[str, Any]
 
 TAR = re.compile(r"\d{5,}\.tar")
+CONTENT = re.compile(r"\d{5,}\.(tar|parquet)")
+KIND = "shards"
 
 
 class SourceShard(NamedTuple):
@@ -35,22 +38,30 @@ class Collection:
     path: str
     shards: tuple[SourceShard, ...]
     manifest: Json | None
-    sha256: str | None  # of the manifest
+    sha256: str  # of the manifest; of img2dataset's own the one of `files_sha256`
 
     @property
     def samples(self) -> int:
         return sum(shard.samples for shard in self.shards)
 
+    def source_record(self) -> Json:
+        """What tells this collection as the source of embeddings, matches and repeats (identity.py)."""
+        return {"kind": KIND, "path": storage.absolute(self.path), "sha256": self.sha256}
+
     def input_record(self) -> Json:
         """This collection as `input` of plan.json lists it; the same for the same shards."""
         return {
-            "kind": "shards",
-            "path": self.path,
-            "manifest_sha256": self.sha256,
+            "kind": KIND,
+            "path": storage.absolute(self.path),
+            checksum_name(self.manifest is not None): self.sha256,
             "shards": len(self.shards),
             "samples": self.samples,
             "bytes": sum(shard.bytes for shard in self.shards),
         }
+
+    def has_any(self, keys: pa.Array) -> bool:
+        """Whether one of the keys is in the rows; shards are read until there is one."""
+        return any(pc.any(pc.is_in(read_keys(self.path, shard), value_set=keys)).as_py() for shard in self.shards)
 
     def schema(self) -> pa.Schema:
         """The columns of the rows: those of the first shard of a collection, else of all of img2dataset's together."""
@@ -74,10 +85,27 @@ def open_collection(path: str) -> Collection:
     elif PLAN in present:
         raise UserError(f"{path} is not finished: run its `gesso collect` again, it continues where it stopped")
     else:
-        found = Collection(path, img2dataset_shards(path, present), None, None)
+        found = Collection(path, img2dataset_shards(path, present), None, files_sha256(present))
     if not found.shards:
         raise UserError(f"{path} holds no shards: give the --output of a `gesso collect`, or img2dataset's folder")
     return found
+
+
+def checksum(path: str, present: dict[str, int]) -> tuple[str, str]:
+    """The checksum that tells a directory of shards from another, after its name in an input record."""
+    if MANIFEST not in present:
+        return checksum_name(False), files_sha256(present)
+    return checksum_name(True), hashlib.sha256(storage.read(storage.join(path, MANIFEST))).hexdigest()
+
+
+def checksum_name(has_manifest: bool) -> str:
+    return "manifest_sha256" if has_manifest else "files_sha256"
+
+
+def files_sha256(present: dict[str, int]) -> str:
+    """What tells shards without a manifest from others: names and sizes of their tars and parquet files."""
+    lines = "".join(f"{name}\t{size}\n" for name, size in sorted(present.items()) if CONTENT.fullmatch(name))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def read_manifest(path: str) -> tuple[Json, str]:
@@ -117,6 +145,15 @@ def source_shard(path: str, index: int, entry: Json, present: dict[str, int]) ->
             found = f"has {present[name]:,} bytes, not {expected:,}" if name in present else "is missing"
             raise UserError(f"{path}/{name} {found}: `gesso verify {path}` shows what is damaged")
     return SourceShard(index, present[tar_name(index)], entry["successes"])
+
+
+def read_keys(path: str, shard: SourceShard) -> pa.Array:
+    name = storage.join(path, rows_name(shard.number))
+    try:
+        with storage.open_input(name) as stream:
+            return pq.read_table(stream, columns=["key"])["key"].cast(pa.string()).combine_chunks()
+    except (pa.ArrowException, KeyError, OSError) as error:
+        raise UserError(f"{name} has no keys ({first_line(error)}): `gesso verify` shows what is damaged") from error
 
 
 def read_schema(path: str) -> pa.Schema:

@@ -3,13 +3,17 @@
 img_emb/img_emb_00000.npy            float16 (n, d), rows of unit L2 norm
 metadata/metadata_00000.parquet      schemas.METADATA_FIELDS, n rows in the same order
 manifest.json                        model, source, and every block with its files' sizes
+
+Without a manifest it may be clip-retrieval's own (clip_retrieval.py), which is read as if it were such a directory.
 """
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,17 +22,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gesso import storage
+from gesso.dataset import clip_retrieval, identity
+from gesso.dataset.clip_retrieval import BlockFiles
 from gesso.dataset.layout import MANIFEST, PLAN, embedding_name, metadata_name
 from gesso.errors import UserError
 
 Json = dict[str, Any]
 Vectors = npt.NDArray[np.float16]
+Floating = npt.NDArray[np.floating]
 
 # How far a squared norm may be from 1. Rounding to float16 changes an element by at most 2^-11 of itself, so a squared
 # norm by little more than 2^-10; a vector that is further off was not of unit norm.
 UNIT_TOLERANCE = 2.0**-8
 NO_SHARD = -1
 NO_HASH = 16 * "0"
+UNKNOWN = "unknown"  # the name of a model that nothing tells
+READERS = 16  # headers read at a time
 ROWS = 1 << 14  # embeddings of a chunk: 32 MiB as float32 in 512 dimensions
 
 
@@ -66,9 +75,10 @@ class Embeddings:
 
     path: str
     model: Json  # embeddings of equal models are comparable
-    source: Json  # kind and path of what was embedded
-    sha256: str  # of the manifest
+    source: Json  # kind, path and checksum of what was embedded
+    sha256: str  # of the manifest; without one, of the names and sizes of all files
     blocks: tuple[Block, ...]  # without empty ones, sorted by shard
+    files: dict[int, BlockFiles] | None = None  # only of clip-retrieval's own: the files of each block
 
     @property
     def dimension(self) -> int:
@@ -78,14 +88,25 @@ class Embeddings:
     def samples(self) -> int:
         return sum(block.rows for block in self.blocks)
 
+    @property
+    def foreign(self) -> bool:
+        """Whether clip-retrieval wrote it: model and source are not known."""
+        return self.files is not None
+
     def keys(self) -> npt.NDArray[np.bytes_]:
         """The keys of all rows, in the order of the blocks, UTF-8."""
         tables = [self.metadata(block, ["key"]) for block in self.blocks]
         return np.array([key.encode() for table in tables for key in table["key"].to_pylist()], np.bytes_)
 
-    def vectors(self, block: Block) -> Vectors:
-        """The block's embeddings, (count, dimension); memory-mapped where the file is local."""
-        path = storage.join(self.path, embedding_name(block.shard))
+    def names(self, block: Block) -> BlockFiles:
+        """The paths of a block's two files."""
+        shard = block.shard
+        names = self.files[shard] if self.files else BlockFiles(embedding_name(shard), metadata_name(shard))
+        return BlockFiles(*(storage.join(self.path, name) for name in names))
+
+    def vectors(self, block: Block) -> Floating:
+        """The block's embeddings as they are in the file, (count, dimension); memory-mapped where it is local."""
+        path = self.names(block).embeddings
         try:
             if storage.is_local(path):
                 vectors = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -93,35 +114,94 @@ class Embeddings:
                 with storage.open_input(path) as stream:
                     vectors = np.load(stream, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise damaged_error(path, str(error)) from error
+            raise damaged_error(path, str(error), self.foreign) from error
         shape = (block.rows, self.dimension)
-        if vectors.dtype != np.float16 or vectors.shape != shape:
+        if (vectors.dtype != np.float16 and not self.foreign) or vectors.shape != shape:
             raise damaged_error(path, f"{vectors.dtype} {vectors.shape} in the place of float16 {shape}")
         return vectors
 
     def metadata(self, block: Block, columns: list[str]) -> pa.Table:
         """Some columns of the block's metadata, row-aligned with its embeddings."""
-        path = storage.join(self.path, metadata_name(block.shard))
+        path = self.names(block).metadata
         try:
-            with storage.open_input(path) as stream:
-                table = pq.read_table(stream, columns=columns)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise damaged_error(path, str(error)) from error
+            table = clip_retrieval.read_metadata(path, columns) if self.foreign else read_columns(path, columns)
+        except (OSError, ValueError, pa.ArrowInvalid) as error:
+            raise damaged_error(path, str(error), self.foreign) from error
         if table.num_rows != block.rows or table.column_names != columns:
-            raise damaged_error(
-                path, f"{table.num_rows} rows of {table.column_names}, {block.rows} of {columns} expected"
-            )
+            told = f"{table.num_rows} rows of {table.column_names}, {block.rows} of {columns} expected"
+            raise damaged_error(path, told, self.foreign)
         return table
+
+    def unit_vectors(self, part: Slice) -> npt.NDArray[np.float32]:
+        """Some rows as unit vectors (n, dimension); of clip-retrieval's own, zeros for a row without a direction.
+
+        Raises UserError where a row of gesso's own is not of unit norm.
+        """
+        vectors = self.vectors(part.block)[part.start : part.stop]
+        if self.foreign:
+            return clip_retrieval.unit(vectors, UNIT_TOLERANCE)
+        single = vectors.astype(np.float32)
+        norms = np.einsum("nd,nd->n", single, single)
+        wrong = np.flatnonzero(~(np.abs(norms - 1) <= UNIT_TOLERANCE))
+        if wrong.size:
+            row = int(wrong[0])
+            told = f"row {part.start + row} has norm {np.sqrt(norms[row]):.4g}, not 1"
+            raise damaged_error(self.names(part.block).embeddings, told)
+        return single
+
+    def left_out(self, chunk: Chunk) -> Counter[str]:
+        """How many rows of a chunk have no direction, by reason: they are compared with nothing."""
+        counts = Counter[str]()
+        for part in chunk if self.foreign else ():
+            counts.update(clip_retrieval.left_out(self.vectors(part.block)[part.start : part.stop]))
+        return counts
+
+
+def read_columns(path: str, columns: list[str]) -> pa.Table:
+    with storage.open_input(path) as stream:
+        return pq.read_table(stream, columns=columns)
 
 
 def open_embeddings(path: str) -> Embeddings:
     """Raises UserError where the directory holds no embeddings, is unfinished, or does not match its manifest."""
     path = storage.absolute(path)
+    if not any(storage.exists(storage.join(path, name)) for name in (MANIFEST, PLAN)):
+        files = clip_retrieval.find(path)
+        if files:
+            return open_foreign(path, files)
     manifest, sha256 = read_manifest(path)
     blocks = [Block(int(entry["index"]), int(entry["successes"])) for entry in manifest["shards"]]
     check_sizes(path, manifest)
     filled = tuple(sorted(block for block in blocks if block.rows))
-    return Embeddings(path, manifest["model"], manifest["source"], sha256, filled)
+    source = identity.with_paths(manifest["source"], partial(identity.resolve, output=path))
+    return Embeddings(path, manifest["model"], source, sha256, filled)
+
+
+def open_foreign(path: str, files: dict[int, BlockFiles]) -> Embeddings:
+    """A directory of clip-retrieval's own. Raises UserError where a file is damaged or of another dimension."""
+    with ThreadPoolExecutor(READERS) as pool:
+        shapes = list(pool.map(lambda names: read_shape(storage.join(path, names.embeddings)), files.values()))
+    dimension = shapes[0][1]
+    for names, shape in zip(files.values(), shapes, strict=True):
+        if shape[1] != dimension:
+            raise UserError(f"{path}/{names.embeddings} has {shape[1]:,} dimensions, others {dimension:,}: remove it")
+    blocks = [Block(number, rows) for number, (rows, _) in zip(files, shapes, strict=True) if rows]
+    model = {"name": UNKNOWN, "pretrained": None, "sha256": None, "image_size": None, "dimension": dimension}
+    return Embeddings(path, model, {"kind": clip_retrieval.KIND, "path": "/"}, files_sha256(path), tuple(blocks), files)
+
+
+def read_shape(path: str) -> tuple[int, int]:
+    try:
+        return clip_retrieval.read_shape(path)
+    except (OSError, ValueError) as error:
+        raise damaged_error(path, str(error), foreign=True) from error
+
+
+def files_sha256(path: str) -> str:
+    """What tells embeddings without a manifest from others: the names and sizes of their files."""
+    folders = {folder: storage.sizes(storage.join(path, folder)) for folder in ("img_emb", "metadata")}
+    lines = [f"{folder}/{name}\t{size}\n" for folder, held in folders.items() for name, size in sorted(held.items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def read_manifest(path: str) -> tuple[Json, str]:
@@ -156,13 +236,33 @@ def check_sizes(path: str, manifest: Json) -> None:
 
 
 def check_comparable(one: Embeddings, other: Embeddings) -> None:
-    """Raises UserError where two directories were embedded by different models."""
+    """Raises UserError where two directories are of different models; of an unknown one the dimension decides."""
     if one.model == other.model:
         return
+    unknown = one.foreign or other.foreign
     names = [name for name in one.model if one.model[name] != other.model.get(name)]
+    names = [name for name in names if name == "dimension" or not unknown]
+    if not names:
+        return
     differing = "; ".join(f"{name} {one.model[name]!r} and {other.model.get(name)!r}" for name in names)
     paths = f"{one.path} and {other.path}"
     raise UserError(f"{paths} are of different models ({differing}): embed both with one --model to compare them")
+
+
+def common_model(one: Embeddings, other: Embeddings) -> Json:
+    """The model of two directories that are comparable: that of the one which tells it."""
+    return other.model if one.foreign else one.model
+
+
+def assumption(one: Embeddings, other: Embeddings) -> str:
+    """What has to be assumed to compare them, in one line; nothing where both tell their models."""
+    unknown = [side.path for side in (one, other) if side.foreign]
+    if not unknown:
+        return ""
+    name = common_model(one, other)["name"]
+    model = "one and the same" if name == UNKNOWN else f"{name}, as of the other side"
+    tell = "do not tell their models, taken" if len(unknown) == 2 else "does not tell its model, taken"
+    return f"{' and '.join(unknown)} {tell} to be {model}: both have {one.dimension:,} dimensions"
 
 
 def chunks(blocks: Iterable[Block], rows: int = ROWS) -> Iterator[Chunk]:
@@ -195,7 +295,7 @@ def read_pictures(embeddings: Embeddings, chunk: Chunk) -> Pictures:
         for part in chunk
     )
     hashes = table["phash"].fill_null(NO_HASH).to_pylist()
-    name = storage.join(embeddings.path, metadata_name(chunk[0].block.shard))
+    name = embeddings.names(chunk[0].block).metadata
     try:
         phash = np.frombuffer(bytes.fromhex("".join(hashes)), ">u8").astype(np.uint64)
     except ValueError as error:
@@ -222,20 +322,15 @@ def read_ahead(embeddings: Embeddings, chunks: list[Chunk]) -> Iterator[Pictures
 
 
 def read_vectors(embeddings: Embeddings, chunk: Chunk) -> npt.NDArray[np.float32]:
-    """The embeddings of a chunk as float32, (rows, dimension). Raises UserError where one is not of unit norm."""
+    """The embeddings of a chunk as unit vectors, (rows, dimension): see `Embeddings.unit_vectors`."""
     result = np.empty((sum(part.stop - part.start for part in chunk), embeddings.dimension), np.float32)
     end = 0
     for part in chunk:
         begin, end = end, end + part.stop - part.start
-        result[begin:end] = embeddings.vectors(part.block)[part.start : part.stop]
-        norms = np.einsum("nd,nd->n", result[begin:end], result[begin:end])
-        wrong = np.flatnonzero(~(np.abs(norms - 1) <= UNIT_TOLERANCE))
-        if wrong.size:
-            row = int(wrong[0])
-            name = storage.join(embeddings.path, embedding_name(part.block.shard))
-            raise damaged_error(name, f"row {part.start + row} has norm {np.sqrt(norms[row]):.4g}, not 1")
+        result[begin:end] = embeddings.unit_vectors(part)
     return result
 
 
-def damaged_error(path: str, why: str) -> UserError:
-    return UserError(f"{path} is damaged ({why}): run `gesso embed` again with another --output")
+def damaged_error(path: str, why: str, foreign: bool = False) -> UserError:
+    way = "make it anew with clip-retrieval" if foreign else "run `gesso embed` again with another --output"
+    return UserError(f"{path} is damaged ({why}): {way}")

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from typing import Any
 
 from gesso import storage
+from gesso.dataset import identity
 from gesso.dataset.layout import (
     CARD,
     MANIFEST,
@@ -199,11 +200,15 @@ def build_manifest(plan: Json, markers: dict[int, Json]) -> Json:
 
 
 def check_settings(plan: Json, record: Json, output: str) -> None:
-    """Raises UserError with every difference where an output was started with other settings or other input."""
-    old, new = ({**side["settings"], "input": side["input"]} for side in (plan, record))
-    if same_tables(plan["input"], record["input"]):
-        old["input"] = new["input"]
-    changed = differences(old, new)
+    """Raises UserError with every difference where an output was started with other settings or other input.
+
+    Inputs are compared by content, wherever they are (identity.py; tables of links by `same_tables`).
+    """
+    changed = differences(plan["settings"], record["settings"])
+    if not same_tables(plan["input"], record["input"]):
+        old, new = ([{"path": item.get("name"), **item} for item in side["input"]] for side in (plan, record))
+        inputs = identity.differing(old, new, output)
+        changed += [f"input: {', '.join(inputs)}"] if inputs else []
     if changed:
         raise UserError(
             f"{output} was begun with other settings: {'; '.join(changed)}; "

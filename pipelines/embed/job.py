@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from gesso import progress, storage
-from gesso.dataset import kinds, layout, manifest
+from gesso.dataset import identity, kinds, layout, manifest
 from gesso.dataset.progress import ShardsProgress
 from gesso.dedup.model_names import check_name
 from gesso.dedup.settings import ModelSettings
@@ -66,8 +66,9 @@ class Job:
 
     def manifest_head(self) -> Json:
         """The fields of manifest.json that are the same for all blocks."""
-        source = {"kind": self.source.kind, "path": self.source.path}
-        return {"format": 1, "kind": "embeddings", "model": self.identity, "source": source, **self.record()}
+        source = {"kind": self.source.kind, "path": self.source.path, "sha256": self.source.sha256}
+        head = {"format": 1, "kind": "embeddings", "model": self.identity, "source": source, **self.record()}
+        return dict(identity.with_paths(head, partial(identity.hint, output=self.output)))
 
 
 def build_parser() -> Parser:
@@ -146,7 +147,9 @@ def write_or_check_plan(job: Job) -> None:
         manifest.check_settings(plan, job.record(), job.output)
         return
     manifest.clear_unfinished_plan(job.output)
-    storage.write_json(storage.join(job.output, layout.PLAN), {**job.record(), "shards": len(job.source.blocks)})
+    plan = {**job.record(), "shards": len(job.source.blocks)}
+    hinted = identity.with_paths(plan, partial(identity.hint, output=job.output))
+    storage.write_json(storage.join(job.output, layout.PLAN), hinted)
 
 
 def build(pipeline: "beam.Pipeline", job: Job, missing: "list[pictures.Block]") -> None:

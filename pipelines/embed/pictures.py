@@ -71,6 +71,7 @@ class Source:
 
     kind: str  # "shards" or "images"
     path: str
+    sha256: str  # tells its content from another
     input: list[Json]
     blocks: tuple[Block, ...]
     counted_only: dict[str, int]
@@ -86,6 +87,8 @@ def open_shards(path: str) -> Source:
     Raises UserError: no shards, an unfinished collection, shards of a wrong size, damaged at begin or end, or without
     a marker.
     """
+    from gesso.dataset import collection
+
     path = storage.absolute(path)
     markers = manifest.committed(path)
     found = {item.path: item for item in storage.files(path) if item.path.endswith(".tar")}
@@ -99,7 +102,9 @@ def open_shards(path: str) -> Source:
         list(pool.map(check_ends, [tar for tar in tars.values() if tar]))
     blocks = [Block(index, tar.path, markers[index]["successes"]) for index, tar in sorted(tars.items()) if tar]
     listing = [tar for _, tar in sorted(tars.items()) if tar]
-    return Source("shards", path, [{"path": path, "shards": len(blocks), **summary(listing, path)}], tuple(blocks), {})
+    name, sha256 = collection.checksum(path, storage.sizes(path))
+    record = {"path": path, "shards": len(blocks), **summary(listing, path), name: sha256}
+    return Source(collection.KIND, path, sha256, [record], tuple(blocks), {})
 
 
 def check_complete(path: str, tars: dict[int, Found | None]) -> None:
@@ -215,7 +220,8 @@ def open_folder(path: str, annotation_file: str | None) -> Source:
     inputs = [{"path": path, "pictures": len(pictures), **summary(pictures, path)}]
     if annotation_file:
         inputs.append(annotation_summary(annotation_file))
-    return Source("images", path, inputs, tuple(Block(i, path, len(b), b) for i, b in enumerate(blocks)), counted)
+    tasks = tuple(Block(index, path, len(block), block) for index, block in enumerate(blocks))
+    return Source("images", path, inputs[0]["sha256"], inputs, tasks, counted)
 
 
 def folder_sample(folder: str, entry: FolderPicture) -> Sample:

@@ -12,11 +12,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from gesso import progress, storage
-from gesso.dataset import export, kinds, manifest
+from gesso.dataset import export, identity, kinds, manifest
 from gesso.dataset.layout import MANIFEST, PLAN, SPLITS
 from gesso.dataset.records import SUCCESS
 from gesso.devices import check_device
@@ -70,7 +71,11 @@ class Job:
 
     def plan(self) -> Json:
         samples = {split.split: split.samples for split in self.splits}
-        return {"format": 1, "kind": KIND, **self.record(), "samples": samples}
+        return {"format": 1, "kind": KIND, **self.published(), "samples": samples}
+
+    def published(self) -> Json:
+        """The record, its paths told for others: relative to the output, or as names."""
+        return dict(identity.with_paths(self.record(), partial(identity.published, output=self.output)))
 
 
 def build_parser() -> Parser:
@@ -132,7 +137,7 @@ def open_splits(shards: str) -> "Iterator[Split]":
     """The splits of an export that hold samples. Raises UserError where there is none."""
     from gesso.training.data.split import open_split, read_manifest
 
-    manifest, _ = read_manifest(shards.rstrip("/"))
+    manifest, _ = read_manifest(shards)
     filled = {entry["split"] for entry in manifest["shards"] if entry["count"]}
     yield from (open_split(shards, split) for split in SPLITS if split in filled or split == SPLITS[0])
 
@@ -249,6 +254,6 @@ def build_manifest(job: Job, markers: dict[tuple[str, int], Json]) -> Json:
         "samples": funnel[SUCCESS],
         "splits": splits,
         "funnel": funnel,
-        **job.record(),
+        **job.published(),
         "versions": {name: version(name) for name in VERSIONED},
     }

@@ -6,19 +6,23 @@ first, in their final order; then one task for each target reads the ranges from
 tar. Every byte is read once and written once (tests/benchmarks/export.py counts them).
 """
 
+import os
 from argparse import SUPPRESS
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from gesso import storage
-from gesso.dataset import kinds
+from gesso.dataset import identity, kinds
 from gesso.dataset.layout import DROPPED, PLAN, SPLITS
+from gesso.errors import UserError
 from gesso.flags import Parser, add_flags, path, read_flags
 from gesso.lock import lock
 from gesso.pipelines import jobs
-from gesso.pipelines.export.settings import ExportSettings
+from gesso.pipelines.export.settings import ExportSettings, fitted
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -52,11 +56,15 @@ class Job:
     settings: ExportSettings
 
     def record(self) -> Json:
-        """What decides the bytes of the output, as plan.json records it."""
+        """What decides the bytes of the output; plan.json has it with paths that can be published."""
         return {
             "settings": asdict(self.settings),
             "input": [self.source.input_record(), *(d.input_record for d in self.drops)],
         }
+
+    def published(self, value: Any) -> Any:
+        """The value, its paths told for others: relative to the output, or as names."""
+        return identity.with_paths(value, partial(identity.published, output=self.output))
 
     @property
     def dropped(self) -> str | None:
@@ -120,10 +128,23 @@ def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
     from gesso.dataset import collection
     from gesso.pipelines.export import drop_lists, shuffle
 
+    check_apart(given.shards, given.output)
     source = collection.open_collection(given.shards)
-    drops = tuple(drop_lists.read(path, source.path) for path in given.drop)
+    drops = tuple(drop_lists.read(path, source.source_record()) for path in given.drop)
     fields = shuffle.kept_fields(source.schema())
-    return Job(given.output, source, drops, fields, settings), beam_flags
+    return Job(given.output, source, drops, fields, fitted(settings, source.samples)), beam_flags
+
+
+def check_apart(shards: str, output: str) -> None:
+    """Raises UserError where one of the two directories is the other, or lies in it, by their real paths."""
+    source, target = real_path(shards), real_path(output)
+    if target.is_relative_to(source) or source.is_relative_to(target):
+        relation = "is" if source == target else "is inside" if target.is_relative_to(source) else "contains"
+        raise UserError(f"--output {output} {relation} --shards {shards}: give a directory apart from it")
+
+
+def real_path(path: str) -> PurePath:
+    return PurePath(os.path.realpath(storage.local(path)) if storage.is_local(path) else storage.absolute(path))
 
 
 @contextmanager
@@ -133,7 +154,9 @@ def planning(job: Job) -> Iterator[Json]:
     Where the block fails before plan.json is written, nothing is left.
     """
     from gesso.dataset import export
+    from gesso.pipelines.export import drop_lists
 
+    drop_lists.check_keys(job.drops, job.source)
     export.clear_unfinished(job.output)
     try:
         yield write_dropped(job)
@@ -162,12 +185,17 @@ def write_dropped(job: Job) -> Json:
     return {
         "listed": listed,
         "dropped": written,
-        "overlaps": [drop.overlap for drop in job.drops if drop.overlap],
+        "overlaps": job.published([drop.overlap for drop in job.drops if drop.overlap]),
         "source_funnel": manifest.get("funnel"),
         "source_settings": manifest.get("settings", {}),
-        "source_input": manifest.get("input", []),
+        "source_input": identity.with_paths(manifest.get("input", []), table_name),
         "licence_column": next((name for name in shuffle.LICENCES if name in names), None),
     }
+
+
+def table_name(path: str) -> str:
+    """A table of links as the card tells it: of an absolute path of a machine the name alone."""
+    return os.path.basename(path) if storage.is_local(path) and os.path.isabs(storage.local(path)) else path
 
 
 def build(pipeline: "beam.Pipeline", job: Job, plan: Json | None, input_info: Json) -> None:
@@ -180,7 +208,7 @@ def build(pipeline: "beam.Pipeline", job: Job, plan: Json | None, input_info: Js
     source = job.source.path
     if plan is None:
         config = transforms.PlanConfig(
-            source, job.output, job.fields, job.dropped, job.settings, job.record(), input_info
+            source, job.output, job.fields, job.dropped, job.settings, job.published(job.record()), input_info
         )
         shards = pipeline | "SourceShards" >> beam.Create(job.source.shards)
         targets = shards | transforms.WritePlan(config) | "Targets" >> beam.FlatMap(export.targets)

@@ -3,11 +3,12 @@
 from argparse import SUPPRESS
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from gesso import progress, storage
-from gesso.dataset import kinds, layout, manifest
+from gesso.dataset import identity, kinds, layout, manifest
 from gesso.dataset.progress import ShardsProgress
 from gesso.flags import Parser, add_flags, at_least, flag, path, read_flags
 from gesso.lock import lock
@@ -45,12 +46,14 @@ class Job:
     output: str
     training: "Embeddings"
     reference: "Embeddings"
+    references: int  # that are searched for
+    model: dict[str, Any]
     settings: MatchSettings
 
     def record(self) -> dict[str, Any]:
         """What decides the result, as plan.json records it."""
         sides = (self.training, self.reference)
-        settings = {"top_k": self.settings.top_k, "model": self.training.model}
+        settings = {"top_k": self.settings.top_k, "model": self.model}
         return {"settings": settings, "input": [{"path": side.path, "sha256": side.sha256} for side in sides]}
 
 
@@ -58,8 +61,8 @@ def build_parser() -> Parser:
     parser = Parser("gesso match", DESCRIPTION)
     what = parser.add_argument_group("input and output")
     for name, text in (
-        ("embeddings", "embeddings of the training pictures, by `gesso embed`"),
-        ("reference", "embeddings of the reference pictures, by the same model"),
+        ("embeddings", "embeddings of the training pictures, by `gesso embed` or clip-retrieval"),
+        ("reference", "embeddings of the reference pictures, likewise and by the same model"),
         ("output", "directory to write the matches to"),
     ):
         what.add_argument(f"--{name}", type=path, required=True, metavar="DIR", default=SUPPRESS, help=text)
@@ -81,6 +84,9 @@ def main(argv: Sequence[str]) -> int:
         parts.remove_parts(job.output)
     manifest = storage.read_json(storage.join(job.output, layout.MANIFEST))
     print(f"{manifest['references']:,} references among {manifest['samples']:,} training pictures")
+    for side in ("training", "reference"):
+        if left_out := parts.told(manifest[side].get("left_out", {})):
+            print(f"{side}: {left_out}")
     print(f"matches in {job.output}; next: gesso review {job.output}")
     return 0
 
@@ -97,8 +103,10 @@ def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
     kinds.check_output(given.output, "gesso match", "matches")
     training, reference = (embeddings.open_embeddings(path) for path in (given.embeddings, given.reference))
     embeddings.check_comparable(training, reference)
-    matches.read_references(reference)
-    return Job(given.output, training, reference, settings), beam_flags
+    if assumption := embeddings.assumption(training, reference):
+        print(assumption)
+    references, model = len(matches.read_references(reference).keys), embeddings.common_model(training, reference)
+    return Job(given.output, training, reference, references, model, settings), beam_flags
 
 
 def build(pipeline: "beam.Pipeline", job: Job) -> None:
@@ -113,30 +121,38 @@ def build(pipeline: "beam.Pipeline", job: Job) -> None:
         | "Parts" >> beam.Create(list(enumerate(transforms.match_parts(job.training))))
         | beam.Reshuffle()
         | "SearchParts" >> beam.ParDo(transforms.SearchParts(job.output, job.training, job.reference, top_k, done))
-        | "Nearest" >> beam.CombineGlobally(transforms.MergeNearest(job.reference.samples, top_k))
+        | "Nearest" >> beam.CombineGlobally(transforms.MergeNearest(job.references, top_k))
         | "Write" >> beam.Map(lambda found: write(job, found))
     )
 
 
 def write(job: Job, found: "Neighbours") -> None:
     """Writes matches.parquet, then the manifest."""
+    from gesso.dataset.embeddings import all_rows
     from gesso.dedup import matches
     from gesso.dedup.overlap import MATCHES
     from gesso.pipelines.match import parts
 
     table = matches.matches_table(matches.read_references(job.reference).keys, found)
     summary = parts.write_table(storage.join(job.output, MATCHES), table)
-    sides = {"training": job.training, "reference": job.reference}
+    left_out = parts.left_out(job.output)
     manifest = {
         "format": 1,
         "kind": "matches",
-        "model": job.training.model,
+        "model": job.model,
         "top_k": job.settings.top_k,
-        "references": job.reference.samples,
-        "samples": job.training.samples,
+        "references": job.references,
+        "samples": job.training.samples - sum(left_out.values()),
         "metric": "cosine",
-        **{name: {"embeddings": side.path, "source": side.source} for name, side in sides.items()},
+        "training": side_record(job.training, left_out),
+        "reference": side_record(job.reference, dict(job.reference.left_out(all_rows(job.reference)))),
         "files": {MATCHES: summary},
         "versions": {name: version(name) for name in VERSIONED},
     }
-    storage.write_json(storage.join(job.output, layout.MANIFEST), manifest)
+    hinted = identity.with_paths(manifest, partial(identity.hint, output=job.output))
+    storage.write_json(storage.join(job.output, layout.MANIFEST), hinted)
+
+
+def side_record(side: "Embeddings", left_out: dict[str, int]) -> dict[str, Any]:
+    """A side as manifest.json tells it; `left_out`: vectors without a direction, by reason."""
+    return {"embeddings": side.path, "sha256": side.sha256, "source": side.source, "left_out": left_out}

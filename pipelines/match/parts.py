@@ -6,6 +6,8 @@ manifest.json     written last; then the parts and their markers are removed
 """
 
 import hashlib
+from collections import Counter
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,11 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gesso import storage
-from gesso.dataset import manifest
+from gesso.dataset import identity, manifest
 from gesso.dataset.layout import MANIFEST, PLAN, marker_name, part_name
 from gesso.dataset.shards import HashingWriter
 
 Json = dict[str, Any]
+Counts = dict[str, int]
 Array = npt.NDArray[Any]
 
 
@@ -32,7 +35,8 @@ def start_or_resume(output: str, record: Json) -> bool:
         manifest.check_settings(plan, record, output)
     else:
         manifest.clear_unfinished_plan(output)
-        storage.write_json(storage.join(output, PLAN), record)
+        hinted = identity.with_paths(record, partial(identity.hint, output=output))
+        storage.write_json(storage.join(output, PLAN), hinted)
     return is_finished(output)
 
 
@@ -42,19 +46,37 @@ def is_finished(output: str) -> bool:
     return storage.exists(name) and manifest.is_whole(storage.read_json(name), manifest.sizes(output))
 
 
-def write_part(output: str, index: int, array: Array, count: int, started: float, ended: float) -> None:
-    """Commits the result of a part, in which `count` items were searched."""
+def write_part(
+    output: str, index: int, array: Array, count: int, left_out: Counts, started: float, ended: float
+) -> None:
+    """Commits the result of a part, in which `count` items were searched; `left_out`: how many vectors, by reason."""
     with storage.write_whole(storage.join(output, part_name(index))) as stream:
         hashing = HashingWriter(stream)
         np.save(hashing, array, allow_pickle=False)
     entry = {part_name(index): hashing.summary()}
-    marker = {"count": count, "start_time": started, "end_time": ended, "files": entry}
+    times = {"start_time": started, "end_time": ended}
+    marker = {"count": count, "left_out": left_out, **times, "files": entry}
     storage.write_json(storage.join(output, marker_name(index)), marker)
 
 
 def read_part(output: str, index: int) -> Array:
     with storage.open_input(storage.join(output, part_name(index))) as stream:
         return np.load(stream, allow_pickle=False)
+
+
+def left_out(output: str) -> Counts:
+    """How many vectors the committed parts have left out, by reason."""
+    counts = Counter[str]()
+    for marker in manifest.committed(output).values():
+        counts.update(marker.get("left_out", {}))
+    return dict(sorted(counts.items()))
+
+
+def told(counts: Counts) -> str:
+    """`3 vectors are left out: 2 vector_not_finite, 1 vector_zero`; nothing where none is."""
+    if not counts:
+        return ""
+    return f"{sum(counts.values()):,} vectors are left out: {', '.join(f'{n:,} {name}' for name, n in counts.items())}"
 
 
 def write_table(path: str, table: pa.Table) -> Json:

@@ -3,11 +3,12 @@
 from argparse import SUPPRESS
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from gesso import progress, storage
-from gesso.dataset import kinds, layout, manifest
+from gesso.dataset import identity, kinds, layout, manifest
 from gesso.dataset.progress import ShardsProgress
 from gesso.errors import UserError
 from gesso.flags import Parser, add_flags, at_least, flag, path, read_flags
@@ -74,7 +75,7 @@ def build_parser() -> Parser:
         "--embeddings",
         type=path,
         metavar="DIR",
-        help="the --output of `gesso embed` for these shards; only with --near",
+        help="embeddings of these shards, by `gesso embed` or clip-retrieval; only with --near",
     )
     what.add_argument(
         "--output",
@@ -100,8 +101,10 @@ def main(argv: Sequence[str]) -> int:
             jobs.run(lambda pipeline: build(pipeline, job), beam_flags, progress.watch(job.output, read_state(job)))
             finish(job)
         parts.remove_parts(job.output)
-    dropped = storage.read_json(storage.join(job.output, layout.MANIFEST))["dropped"]
-    for reason, number in dropped.items():
+    written = storage.read_json(storage.join(job.output, layout.MANIFEST))
+    if left_out := parts.told(written.get("left_out", {})):
+        print(left_out)
+    for reason, number in written["dropped"].items():
         print(f"{reason:13}{number:>12,}  {100 * number / max(1, job.source.samples):5.1f}%")
     print(f"drop lists in {job.output}; next: gesso export --shards {job.source.path} --drop {job.output}")
     return 0
@@ -122,17 +125,27 @@ def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
     kinds.check_output(given.output, "gesso repeats", "repeats")
     shards = storage.absolute(given.shards)
     source = collection.open_collection(shards)
-    embeddings = open_embeddings_of(given.embeddings, shards) if given.embeddings else None
+    embeddings = open_embeddings_of(given.embeddings, source) if given.embeddings else None
     return Job(given.output, source, embeddings, settings), beam_flags
 
 
-def open_embeddings_of(path: str, shards: str) -> "Embeddings":
-    """The embeddings in `path`. Raises UserError where they are not of `shards`."""
+def open_embeddings_of(path: str, source: "Collection") -> "Embeddings":
+    """The embeddings in `path`. Raises UserError where they are not of these shards.
+
+    Of clip-retrieval's own, which do not tell what they were made of, a key of the first file has to be there.
+    """
     from gesso.dataset.embeddings import open_embeddings
 
-    embeddings = open_embeddings(path)
-    if embeddings.source != {"kind": "shards", "path": shards}:
-        raise UserError(f"{path} holds embeddings of {embeddings.source['path']}, not of {shards}: embed these shards")
+    embeddings, shards = open_embeddings(path), source.source_record()
+    if embeddings.foreign:
+        keys = embeddings.metadata(embeddings.blocks[0], ["key"])["key"] if embeddings.blocks else None
+        if keys is not None and not source.has_any(keys.combine_chunks()):
+            raise UserError(f"{path} has no key of {source.path}, its first is {keys[0]}: embed these shards")
+    elif not identity.same(embeddings.source, shards, path):
+        moved = " as they are now" if embeddings.source["path"] == shards["path"] else ""
+        raise UserError(
+            f"{path} holds embeddings of {embeddings.source['path']}, not of {source.path}{moved}: embed these shards"
+        )
     return embeddings
 
 
@@ -186,6 +199,7 @@ def finish(job: Job) -> None:
         "format": 1,
         "kind": "repeats",
         "shards": job.source.path,
+        "shards_sha256": job.source.sha256,
         "samples": job.source.samples,
         "near": job.settings.near,
         "dropped": {reason: read_list(job, name).num_rows for name, reason in names.items()},
@@ -194,7 +208,9 @@ def finish(job: Job) -> None:
     }
     if job.embeddings:
         manifest |= {"embeddings": job.embeddings.path, "model": job.embeddings.model}
-    storage.write_json(storage.join(job.output, layout.MANIFEST), manifest)
+        manifest["left_out"] = parts.left_out(job.output)
+    hinted = identity.with_paths(manifest, partial(identity.hint, output=job.output))
+    storage.write_json(storage.join(job.output, layout.MANIFEST), hinted)
 
 
 def read_list(job: Job, name: str) -> "pa.Table":

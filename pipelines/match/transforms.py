@@ -39,7 +39,9 @@ def match_parts(training: Embeddings) -> list[list[Chunk]]:
     return [all_chunks[start : start + size] for start in range(0, len(all_chunks), size)]
 
 
-def commit_part(output: str, index: int, find: Callable[[Callable[[int], None]], parts.Array]) -> parts.Array:
+def commit_part(
+    output: str, index: int, find: Callable[[Callable[[int], None]], parts.Array], left_out: Counter[str]
+) -> parts.Array:
     """Commits and returns the result of `find`, which is passed a function to call with the number of items done."""
     counts, started = Counter[str](), time()
     progress_file = ProgressFile(output, index, counts)
@@ -49,7 +51,7 @@ def commit_part(output: str, index: int, find: Callable[[Callable[[int], None]],
         progress_file.write()
 
     found = find(advance)
-    parts.write_part(output, index, found, counts.total(), started, time())
+    parts.write_part(output, index, found, counts.total(), dict(left_out), started, time())
     progress_file.remove()
     return found
 
@@ -74,7 +76,8 @@ class SearchParts(beam.DoFn):
             yield parts.read_part(self._output, index)
             return
         search = partial(matches.search_part, self._queries, self._training, part, self._top_k)
-        yield commit_part(self._output, index, search)
+        left_out = sum(map(self._training.left_out, part), Counter[str]())
+        yield commit_part(self._output, index, search, left_out)
 
 
 class Shareable:
@@ -119,7 +122,8 @@ class FindPairs(beam.DoFn):
 
     def process(self, index: int) -> Iterator[int]:
         tiles = list(chunks(self._embeddings.blocks))
-        commit_part(self._output, index, partial(repeats.pairs_of_tile, self._embeddings, tiles, index, self._near))
+        find = partial(repeats.pairs_of_tile, self._embeddings, tiles, index, self._near)
+        commit_part(self._output, index, find, self._embeddings.left_out(tiles[index]))
         yield index
 
 

@@ -1,4 +1,4 @@
-"""The lines of docs/reading.md, run one after the other on a small collection, its export and its tokens."""
+"""The lines of README's block of Python, run one after the other on a small collection, its export and its tokens."""
 
 import re
 from collections import Counter
@@ -13,7 +13,7 @@ from gesso import cli
 from tests.dvaes import write_dvae
 from tests.exports import caption, picture, write_raw
 
-DOCS = Path(__file__).parents[2] / "docs/reading.md"
+DOCS = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.fixture(scope="module")

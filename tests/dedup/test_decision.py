@@ -224,6 +224,10 @@ class TestWithThreshold:
         old = decided(0.5, ("a", "s2", "different"))
         assert decision.with_threshold(found(), old, 0.6, "Bob").overrides == old.overrides
 
+    def test_without_a_name(self) -> None:
+        with pytest.raises(UserError, match="the name of who decided is missing: give one"):
+            decision.with_threshold(found(), None, 0.6, " ")
+
     def test_nothing_new(self) -> None:
         old = decided(0.5, ("a", "s2", "different"))
         assert decision.with_threshold(found(), old, 0.5, "Ada") is old

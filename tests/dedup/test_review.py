@@ -241,7 +241,8 @@ class TestLostPictures:
 @pytest.fixture
 def served(prepared: Path) -> Iterator[server.Server]:
     """Before anything is decided."""
-    (prepared / "decision.json").unlink(missing_ok=True)
+    for name in ("decision.json", "decision.draft.json"):
+        (prepared / name).unlink(missing_ok=True)
     found = overlap.read(str(prepared))
     target = folder.prepare(found, None)
     with server.Server(0, target, server.DecisionStore(found, target, "Ada")) as listening:
@@ -367,7 +368,7 @@ class TestKeeping:
             Override("r0001", f"{1:032x}", "duplicate"),
             Override("r0003", f"{4:032x}", "different"),
         )
-        assert result(prepared / "review/session.js") == {"decision": decision.to_json(kept)}
+        assert result(prepared / "review/session.js")["decision"] == decision.to_json(kept)
         assert look(served)["decision"] == decision.to_json(kept)
         assert [path.name for path in prepared.iterdir() if ".tmp-" in path.name] == []
 
@@ -386,7 +387,7 @@ class TestKeeping:
         ("change", "error"),
         [
             ({"threshold": 2}, "the page: the threshold is 2.0: give a cosine similarity from -1 to 1"),
-            ({"who": ""}, "the page: the name of who decided is missing: give one"),
+            ({"who": 3}, "the page: who is 3: give a decision.json that `gesso review` wrote"),
             (
                 {"overrides": [verdict(0, 9, "duplicate")]},
                 f"the page judges the pair 'r0000' and '{9:032x}', which is not",
@@ -435,6 +436,66 @@ class TestKeeping:
         status, body, _ = ask(served, "GET", "/decision")
         assert status == 500
         assert "decision.json is not a decision" in json.loads(body)["error"]
+
+
+class TestDraft:
+    """Verdicts without a name are kept beside the decision, and end in it."""
+
+    MARKED = (verdict(3, 4, "different"), verdict(1, 1, "duplicate"))
+
+    def test_is_on_disk_and_decides_nothing(self, served: server.Server, prepared: Path) -> None:
+        assert keep(served, who=" ", threshold=0.75, overrides=self.MARKED)[0] == 200
+        assert not (prepared / "decision.json").exists()
+        draft = storage.read_json(str(prepared / "decision.draft.json"))
+        assert (draft["kind"], draft["threshold"], len(draft["overrides"])) == ("decision_draft", 0.75, 2)
+        assert look(served)["decision"] == draft
+        assert result(prepared / "review/session.js")["decision"] == draft
+
+    def test_is_shown_again_by_the_next_server(self, served: server.Server, prepared: Path) -> None:
+        keep(served, who="", overrides=self.MARKED)
+        again = server.DecisionStore(overlap.read(str(prepared)), served.target, "")
+        assert again.get() == {name: value for name, value in look(served).items() if name != "token"} | {"who": ""}
+
+    def test_a_name_makes_it_the_decision(self, served: server.Server, prepared: Path) -> None:
+        keep(served, who="", overrides=self.MARKED)
+        assert keep(served, who="Ada", overrides=self.MARKED)[0] == 200
+        assert len(decision.read(str(prepared / "decision.json"), overlap.read(str(prepared))).overrides) == 2
+        assert not (prepared / "decision.draft.json").exists()
+
+    def test_leaves_an_earlier_decision_as_it_is(self, served: server.Server, prepared: Path) -> None:
+        keep(served, threshold=0.7)
+        before = (prepared / "decision.json").read_bytes()
+        keep(served, who="", threshold=0.6)
+        assert (prepared / "decision.json").read_bytes() == before
+        assert look(served)["decision"]["threshold"] == 0.6
+
+    def test_of_a_tab_that_has_not_seen_the_last(self, served: server.Server) -> None:
+        keep(served, who="", threshold=0.7)
+        assert keep(served, who="", threshold=0.6, revision="")[0] == 409
+        assert look(served)["decision"]["threshold"] == 0.7
+
+    def test_a_command_with_a_name_takes_its_verdicts(self, served: server.Server, prepared: Path) -> None:
+        keep(served, who="", overrides=self.MARKED)
+        assert main([str(prepared), "--threshold", "0.65", "--who", "Bob"]) == 0
+        made = decision.read(str(prepared / "decision.json"), overlap.read(str(prepared)))
+        assert (made.threshold, made.who, len(made.overrides)) == (0.65, "Bob", 2)
+        assert not (prepared / "decision.draft.json").exists()
+
+    def test_the_command_tells_of_it(
+        self, served: server.Server, prepared: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        keep(served, who="", threshold=0.75, overrides=self.MARKED)
+        assert main([str(prepared), "--no-serve"]) == 0
+        assert capsys.readouterr().out.splitlines() == [
+            "suggested threshold: none. 12 references are too few to see where they part.",
+            f"{prepared}/decision.draft.json: 2 verdicts, threshold 0.75, no name yet",
+            f"{prepared}/review/index.html",
+        ]
+
+    def test_is_no_decision(self, served: server.Server, prepared: Path) -> None:
+        keep(served, who="")
+        with pytest.raises(UserError, match="is not a decision of format 1"):
+            decision.read(str(prepared / "decision.draft.json"), overlap.read(str(prepared)))
 
 
 class TestFlags:

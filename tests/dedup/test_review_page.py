@@ -11,8 +11,9 @@ import pytest
 
 from gesso.dedup import decision, overlap
 from gesso.dedup.decision import Decision, Override
-from gesso.dedup.review import folder, server
-from tests.reviews import HOSTILE, MODEL, similarity, write_tiny
+from gesso.dedup.review import folder, server, suggestion
+from tests.datasets import picture
+from tests.reviews import HOSTILE, MODEL, Match, Sample, similarity, write_overlap, write_tiny
 
 pytestmark = pytest.mark.browser
 
@@ -53,6 +54,21 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = Path(write_tiny(tmp_path_factory.mktemp("large"), references=MANY, top_k=2))
     (path.parent / "raw").rename(path.parent / "raw_away")
     (path.parent / "coco").rename(path.parent / "coco_away")
+    folder.prepare(overlap.read(str(path)), None)
+    return path
+
+
+@pytest.fixture(scope="module")
+def parted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 references, 15 of which have a copy; two more neighbours each."""
+    bodies = [picture(number, 60, 40) for number in range(40)]
+    shown = [Sample(f"r{number:04d}", body) for number, body in enumerate(bodies)]
+    samples = [Sample(f"{number:032x}", body) for number, body in enumerate(bodies)]
+    nearest = [0.96 - 0.01 * place if place < 15 else 0.64 - 0.01 * (place - 15) for place in range(40)]
+    found = [
+        [Match((place + rank) % 40, nearest[place] - 0.1 * rank, None) for rank in range(3)] for place in range(40)
+    ]
+    path = Path(write_overlap(tmp_path_factory.mktemp("parted"), shown, samples, found))
     folder.prepare(overlap.read(str(path)), None)
     return path
 
@@ -129,13 +145,14 @@ def serve(tab: Any) -> Iterator[Callable[..., Page]]:
     closing: list[Callable[[], Any]] = []
     opened: list[Page] = []
 
-    def opener(path: Path, decided: Decision | None = None) -> Page:
-        (path / "decision.json").unlink(missing_ok=True)
+    def opener(path: Path, decided: Decision | None = None, who: str = "Ada") -> Page:
+        for name in ("decision.json", "decision.draft.json"):
+            (path / name).unlink(missing_ok=True)
         if decided:
             decision.write(str(path / "decision.json"), decided)
         found = overlap.read(str(path))
         target = str(path / "review")
-        listening = server.Server(0, target, server.DecisionStore(found, target, "Ada"))
+        listening = server.Server(0, target, server.DecisionStore(found, target, who))
         thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         closing.extend((listening.server_close, thread.join, listening.shutdown))
@@ -155,7 +172,7 @@ def as_file(tab: Any) -> Iterator[Callable[..., Page]]:
     opened: list[Page] = []
 
     def opener(path: Path, decided: Decision | None = None) -> Page:
-        folder.write_session(str(path / "review"), decided)
+        folder.write_session(str(path / "review"), decided, suggestion.suggest(overlap.read(str(path))))
         opened.append(Page(tab, path, f"file://{path}/review/"))
         return opened[-1]
 
@@ -349,6 +366,32 @@ class TestThreshold:
         assert page.at == "r0005"
 
 
+class TestSuggestion:
+    def test_too_few(self, serve: Callable[..., Page], small: Path) -> None:
+        page = serve(small)
+        assert page.text(".suggested") == "Suggested: none. 12 references are too few to see where they part."
+        assert page.tab.locator("#threshold").input_value() == "0.900"
+
+    @pytest.mark.parametrize("way", ["serve", "as_file"])
+    def test_where_they_part(self, way: str, request: pytest.FixtureRequest, parted: Path) -> None:
+        page = request.getfixturevalue(way)(parted)
+        assert page.text(".suggested") == (
+            "Suggested: 0.730. Where the references part (Otsu): 15 have a sample at 0.820 or more, 25 only up to "
+            "0.640; 89% of the variance lies between them."
+        )
+        assert page.tab.locator("#threshold").input_value() == "0.730"
+        assert page.text("#left-out") == "15"
+        assert page.text("#saved") in ("No decision yet", "Opened as a file: verdicts are saved in this browser")
+        page.press("[")
+        page.tab.locator("#suggested").click()
+        page.tab.wait_for_function("value => document.getElementById('threshold').value === value", arg="0.730")
+        page.tab.wait_for_function("() => !saving.dirty && !saving.busy")
+
+    def test_a_decision_outweighs_it(self, serve: Callable[..., Page], parted: Path) -> None:
+        page = serve(parted, given(parted, 0.66))
+        assert page.tab.locator("#threshold").input_value() == "0.660"
+
+
 class TestFilter:
     def test_words(self, serve: Callable[..., Page], small: Path) -> None:
         page = serve(small)
@@ -428,6 +471,35 @@ class TestRemembering:
         page.tab.locator("#who").fill("Grace")
         page.press("Tab")
         assert page.kept(lambda kept: kept.who == "Grace")
+
+    def test_the_first_verdict_asks_for_a_name(self, serve: Callable[..., Page], small: Path) -> None:
+        page = serve(small, who="")
+        page.press("[", "d")
+        page.tab.wait_for_selector("#naming[open]")
+        page.press("Enter")
+        assert page.tab.locator("#naming").is_visible()
+        page.type("Grace")
+        page.press("Enter")
+        kept = page.kept(lambda kept: len(kept.overrides) == 1)
+        assert (kept.who, kept.threshold) == ("Grace", 0.895)
+        assert page.at == "r0001"
+        assert not (small / "decision.draft.json").exists()
+
+    def test_a_verdict_without_a_name_is_a_draft(self, serve: Callable[..., Page], small: Path) -> None:
+        page = serve(small, who="")
+        page.press("d", "Escape", "x")
+        page.shows("#judged", "2")
+        assert not page.tab.locator("#naming").is_visible()
+        page.tab.wait_for_function("() => document.querySelector('#saved').textContent.startsWith('Draft saved, ')")
+        page.tab.wait_for_function("() => !saving.dirty && !saving.busy")
+        page.open()
+        assert (page.text("#judged"), page.text("#saved")) == ("2", "Draft saved")
+        assert not (small / "decision.json").exists()
+        page.tab.locator("#sign").click()
+        page.type("Grace")
+        page.tab.locator("#naming-save").click()
+        assert page.kept(lambda kept: len(kept.overrides) == 2).who == "Grace"
+        assert page.tab.locator("#sign").is_hidden()
 
     def test_two_tabs_do_not_undo_each_other(self, serve: Callable[..., Page], small: Path) -> None:
         page = serve(small)
@@ -520,7 +592,7 @@ class TestImport:
         page.kept(lambda kept: len(kept.overrides) == 1)
         decided = given(small, 0.7, Override("r0003", f"{4:032x}", "different"))
         said = self.hand(page, decision.to_json(decided), tmp_path)
-        assert said == "1 verdicts and the threshold 0.700 of Bob are imported; u undoes it"
+        assert said == "1 verdicts and the threshold 0.700 of Bob are imported; Undo takes it back"
         page.kept(lambda kept: (kept.threshold, kept.overrides) == (0.7, decided.overrides))
         page.press("u")
         page.kept(lambda kept: (kept.threshold, kept.overrides[0].reference_key) == (0.9, "r0000"))
@@ -654,3 +726,82 @@ def test_nothing_sticks_out(serve: Callable[..., Page], small: Path) -> None:
         assert page.tab.evaluate("() => document.documentElement.scrollWidth") <= width
         assert page.tab.locator(".row:not([hidden])").evaluate_all(STICKING_OUT) == [], width
     page.tab.set_viewport_size(SIZE)
+
+
+@pytest.fixture
+def phone(browser: Any, small: Path) -> Iterator[Any]:
+    """The page on a screen of 390 × 844 that is touched."""
+    found = overlap.read(str(small))
+    (small / "decision.json").unlink(missing_ok=True)
+    target = str(small / "review")
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    with server.Server(0, target, server.DecisionStore(found, target, "Ada")) as listening:
+        thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        tab = context.new_page()
+        tab.goto(listening.url)
+        tab.wait_for_selector("html[data-ready] .row:focus")
+        yield tab
+        context.close()
+        listening.shutdown()
+        thread.join()
+
+
+class TestPhone:
+    def test_the_list_has_the_screen(self, phone: Any) -> None:
+        box = phone.locator("#list").bounding_box()
+        assert (box["x"], box["width"], box["y"] + box["height"]) == (0, 390, 844)
+        assert box["height"] > 780
+        assert not phone.locator("#panel").is_visible()
+        assert not phone.locator("#words").is_visible()
+        assert phone.evaluate("() => document.documentElement.scrollWidth") == 390
+        assert phone.locator("#list").evaluate("list => list.scrollWidth") == 390
+        assert phone.locator(".row:not([hidden])").evaluate_all(STICKING_OUT) == []
+
+    def test_the_panel_folds_out_and_away(self, phone: Any) -> None:
+        phone.locator("#fold").tap()
+        assert phone.locator("#fold").get_attribute("aria-expanded") == "true"
+        box = phone.locator("#panel").bounding_box()
+        assert (box["x"], box["width"], box["y"] + box["height"]) == (0, 390, 844)
+        for name in ("threshold", "histogram", "words", "export", "who"):
+            assert phone.locator(f"#{name}").is_visible(), name
+        assert not phone.locator("#list").is_visible()
+        assert phone.evaluate("() => document.documentElement.scrollWidth") == 390
+        assert phone.locator("#panel").evaluate("panel => panel.scrollWidth") == 390
+        assert phone.locator("#histogram").evaluate(
+            "canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(Boolean)"
+        )
+        phone.locator("#next").tap()
+        assert not phone.locator("#panel").is_visible()
+        assert phone.locator(".row:focus .reference .key").text_content() == "r0002"
+
+    def test_compare_fits(self, phone: Any) -> None:
+        phone.locator(".row:focus .reference .frame").tap()
+        phone.wait_for_function("() => document.querySelector('#stage .a').clientWidth")
+        assert phone.locator("#compare").evaluate("part => [part.scrollWidth, part.clientWidth]") == [390, 390]
+        for part in phone.locator("#compare button, #compare #stage, #stage .a").all():
+            box = part.bounding_box()
+            assert box["x"] >= 0, part
+            assert box["x"] + box["width"] <= 390, part
+            assert box["y"] + box["height"] <= 844, part
+        phone.locator("#compare .mark.duplicate").tap()
+        phone.wait_for_function("() => document.querySelector('#compare-numbers').textContent.startsWith('2 of 12')")
+        phone.locator("#close").tap()
+        assert phone.locator("#list").is_visible()
+
+    def test_no_keys_are_hinted_at(self, phone: Any) -> None:
+        phone.locator("#fold").tap()
+        assert [part.text_content() for part in phone.locator("kbd, .keyboard").all() if part.is_visible()] == []
+        assert phone.locator("#judged-split").inner_text() == "No pair yet."
+
+    def test_verdicts_are_as_large_as_a_finger(self, phone: Any) -> None:
+        for mark in phone.locator(".row:focus .mark").all():
+            assert mark.bounding_box()["height"] >= 44
+
+
+def test_a_wide_screen_has_both(serve: Callable[..., Page], small: Path) -> None:
+    page = serve(small)
+    assert page.tab.locator("#panel").is_visible()
+    assert page.tab.locator("#fold").is_hidden()
+    assert page.text("#judged-split") == "No pair yet. Press d or x to judge the current pair."
+    assert page.tab.locator(".row:focus .mark kbd").first.is_visible()

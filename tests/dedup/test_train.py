@@ -1,6 +1,7 @@
 """`gesso train detector`: the same weights however it is stopped, what it says to mistakes, its figures."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from gesso import cli
 from gesso.dedup import augment, train
 from gesso.dedup.contrast import Contrast, info_nce
+from gesso.dedup.pictures import Location, content_sha256
 from gesso.dedup.settings import DetectorConfig, TrainSettings
 from gesso.dedup.trainer import Trainer, step_size
 from gesso.processes import Group
@@ -117,9 +119,45 @@ def test_presets_are_defaults_that_a_flag_overrides() -> None:
     job = train.parse(["--data", "a", "b", "--output", "c/", "--preset", "small", "--steps", "7"])
     assert (job.data, job.output, job.training.steps, job.training.batch_size) == (("a", "b"), "c", 7, 64)
     assert job.detector.backbone == "efficientnet_lite0"
-    paper = train.parse(["--data", "a", "--output", "c"])
+    paper = train.parse(["--data", "a", "--output", "c", "--preset", "paper"])
     assert (paper.detector, paper.training) == (DetectorConfig(), TrainSettings())
     assert (paper.detector.backbone, paper.training.batch_size) == ("resnet50", 1712)
+
+
+@pytest.mark.parametrize(("driver", "batch_size"), [(True, 1712), (False, 64)])
+def test_without_a_preset_one_that_fits_the_machine_is_taken(
+    driver: bool, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gesso.devices.has_cuda_driver", lambda: driver)
+    assert train.parse(["--data", "a", "--output", "c"]).training.batch_size == batch_size
+
+
+def test_a_run_that_does_not_fit_the_memory_is_refused(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gesso.processes.free_memory", lambda device: 1 << 10)
+    assert run(data, tmp_path / "run") == 2
+    assert "are free: give a smaller --preset or --batch_size" in capsys.readouterr().err
+
+
+def test_it_goes_on_with_pictures_that_were_moved_and_not_with_others(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = shutil.copytree(data, tmp_path / "moved")
+    assert run(data, tmp_path / "run", "--steps", "2") == 0
+    assert run(moved, tmp_path / "run", "--steps", "2") == 0
+    next(path for path in sorted(moved.rglob("*")) if path.is_file()).unlink()
+    assert run(moved, tmp_path / "run", "--steps", "2") == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"was begun with other settings: data path was ['{data}'], is ['{moved}']; data sha256 was '" in line
+
+
+def test_pictures_are_told_wherever_their_folders_are() -> None:
+    found = [Location("/a/b/x.jpg", 0, 3), Location("/c/0.tar", 512, 9)]
+    moved = [Location("/z/x.jpg", 0, 3), Location("/y/0.tar", 512, 9)]
+    same = content_sha256(["/a/b", "/c/"], found)
+    assert content_sha256(["/z/", "/y"], moved) == same
+    assert content_sha256(["/z/", "/y"], [moved[0], moved[1]._replace(size=8)]) != same
 
 
 class TestMistakes:

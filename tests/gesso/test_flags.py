@@ -72,3 +72,21 @@ def test_values_out_of_range() -> None:
 
 def test_differences() -> None:
     assert differences({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == ["b was 2, is 3", "c was None, is 4"]
+
+
+def test_differences_within_a_setting() -> None:
+    old = {"model": {"name": "a", "sha256": "ab" * 32, "side": 32}}
+    new = {"model": {"name": "a", "sha256": "cd" * 32, "side": 64}}
+    told = ["model sha256 was 'abababababab…', is 'cdcdcdcdcdcd…'", "model side was 32, is 64"]
+    assert differences(old, new) == told
+
+
+def test_a_path_beside_the_same_checksum_may_differ() -> None:
+    old = {"data": {"path": "/old/clean", "manifest_sha256": "ab" * 32}}
+    moved = {"data": {"path": "clean", "manifest_sha256": "ab" * 32}}
+    other = {"data": {"path": "clean", "manifest_sha256": "cd" * 32}}
+    assert differences(old, moved) == []
+    assert differences(old, other) == [
+        "data path was '/old/clean', is 'clean'",
+        "data manifest_sha256 was 'abababababab…', is 'cdcdcdcdcdcd…'",
+    ]

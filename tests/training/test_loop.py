@@ -134,7 +134,7 @@ def test_a_checkpoint_holds_state_settings_and_the_best(tmp_path: Path) -> None:
 @pytest.mark.parametrize("first", range(1, 7))
 def test_stopped_and_resumed_it_logs_the_same(tmp_path: Path, first: int) -> None:
     outcome, toy = train(tmp_path, 7, stop_after(first))
-    assert outcome == f"stopped after update {first}"
+    assert outcome == f"stopped and saved after update {first}, the same command goes on from there"
     assert toy.closed
     assert saved(tmp_path)[-1] == first
     outcome, toy = train(tmp_path, 7)

@@ -120,8 +120,8 @@ def read_manifest(data: str) -> tuple[Json, str]:
         if storage.exists(join(data, PLAN)):
             raise UserError(f"{data} is not finished: run its `gesso export` again, it continues") from error
         raise UserError(f"{data} holds no {MANIFEST}: give the --output of a `gesso export`") from error
-    except (OSError, ValueError, ImportError) as error:  # the last two: no filesystem of that name, or not installed
-        raise UserError(f"{path} cannot be read ({str(error) or repr(error)})") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error})") from error
     try:
         manifest = json.loads(body)
     except ValueError as error:

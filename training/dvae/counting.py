@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from gesso.processes import kept_bytes
 from gesso.training.dvae.layers import set_precision
 from gesso.training.dvae.model import DVAE
 from gesso.training.dvae.settings import DvaeConfig
@@ -54,19 +55,3 @@ def inputs(config: DvaeConfig, count: int) -> tuple[Tensor, ...]:
 
 def size(model: nn.Module) -> int:
     return sum(value.numel() for value in model.parameters())
-
-
-def kept_bytes(model: nn.Module, *inputs: Tensor) -> int:
-    """Bytes of the tensors that autograd saves for the backward pass, weights excluded, shared storage counted once."""
-    weights = {id(value) for value in model.parameters()}
-    held = dict[int, Tensor]()
-
-    def keep(value: Tensor) -> Tensor:
-        base = value._base if value._base is not None else value
-        if id(base) not in weights:
-            held[id(base)] = base
-        return value
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
-        model(*inputs)
-    return sum(value.numel() * value.element_size() for value in held.values())

@@ -23,15 +23,20 @@ def parameters(cost: Cost) -> list[str]:
     ]
 
 
-def memory(run: Run, cost: Cost, processes: int) -> list[str]:
-    """MiB of one process by kind; with fsdp the weights and their states are sharded."""
+def memory_by_kind(run: Run, cost: Cost, processes: int) -> dict[str, float]:
+    """Bytes of one process by kind; with fsdp the weights and their states are sharded."""
     shards = processes if run.compute.parallel == "fsdp" else 1
     pictures = -(-run.training.batch_size // (processes * run.compute.accumulate))
-    kinds = [(name, cost.parameters * FLOAT / shards) for name in STATES]
-    kinds.append(("weights in lower precision", cost.copies))
-    kinds.append((f"activations of {pictures} pictures", cost.activations * pictures))
-    lines = [f"{name:27}{amount / MIB:>13,.0f} MiB" for name, amount in kinds]
-    total = sum(amount for _, amount in kinds)
+    states = dict.fromkeys(STATES, cost.parameters * FLOAT / shards)
+    activations = {f"activations of {pictures} pictures": cost.activations * pictures}
+    return {**states, "weights in lower precision": cost.copies, **activations}
+
+
+def memory(run: Run, cost: Cost, processes: int) -> list[str]:
+    """MiB of one process by kind, and their sum."""
+    kinds = memory_by_kind(run, cost, processes)
+    lines = [f"{name:27}{amount / MIB:>13,.0f} MiB" for name, amount in kinds.items()]
+    total = sum(kinds.values())
     return [*lines, f"{'memory of one process':27}{total / MIB:>13,.0f} MiB; processes: {processes}"]
 
 

@@ -10,12 +10,15 @@ Several processes: `torchrun --nproc_per_node 8 -m gesso train dvae …`.
 import os
 from argparse import SUPPRESS
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
-from gesso import storage
+from gesso import progress, storage
+from gesso.devices import preset_of
 from gesso.errors import UserError
-from gesso.flags import Parser, add_flags, at_least, path, read_flags
+from gesso.flags import Parser, add_flags, at_least, one_of, path, read_flags
+from gesso.lock import lock
 from gesso.training import run_record
 from gesso.training.dvae.settings import PRESETS, STEPS, DvaeConfig, Run, TrainSettings
 from gesso.training.settings import ComputeSettings, LoopSettings
@@ -34,6 +37,9 @@ again to continue a run that was stopped. --steps says only when to stop; the sc
 """
 
 
+PRESET_HELP = "sets the defaults of the flags below; without it paper where there is a CUDA driver, else tiny"
+
+
 def build_parser(preset: str = "paper") -> Parser:
     parser = Parser("gesso train dvae", DESCRIPTION)
     what = parser.add_argument_group("input and output")
@@ -45,7 +51,7 @@ def build_parser(preset: str = "paper") -> Parser:
         default=SUPPRESS,
         help="local folder for checkpoints, metrics and evaluations",
     )
-    what.add_argument("--preset", choices=tuple(PRESETS), default="paper", help="sets the defaults of the flags below")
+    what.add_argument("--preset", choices=tuple(PRESETS), default=preset, help=PRESET_HELP)
     what.add_argument(
         "--steps", type=int, default=STEPS[preset], metavar="INT", help="number of updates after which to stop"
     )
@@ -61,9 +67,9 @@ def build_parser(preset: str = "paper") -> Parser:
 
 def parse(argv: Sequence[str]) -> tuple[Run, bool]:
     """The run, and whether it is a dry one."""
-    first = Parser("gesso train dvae", add_help=False)
-    first.add_argument("--preset", choices=tuple(PRESETS), default="paper")
-    given = build_parser(first.parse_known_args(argv)[0].preset).parse_args(argv)
+    preset = preset_of(argv, "paper", "tiny")
+    one_of(tuple(PRESETS), preset=preset)
+    given = build_parser(preset).parse_args(argv)
     at_least(1, steps=given.steps)
     dry, data, output = hasattr(given, "dry_run"), getattr(given, "data", ""), getattr(given, "output", "")
     if not dry and not (data and output):
@@ -84,7 +90,7 @@ def parse(argv: Sequence[str]) -> tuple[Run, bool]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """`gesso train dvae`: trains to the last step, or until SIGTERM."""
+    """`gesso train dvae`: trains to the last step, or until SIGTERM or Ctrl-C."""
     run, dry = parse(argv)
     if dry:
         from gesso.training.dvae import dry_run
@@ -93,7 +99,9 @@ def main(argv: Sequence[str]) -> int:
         return 0
     from gesso.processes import processes, stopping
 
-    with processes() as group, stopping() as stop:
+    progress.announce("loading torch")
+    with processes() as group, stopping() as stop, ExitStack() as stack:
+        group.first(lambda: stack.enter_context(lock(run.output)))
         outcome = train(run, group, lambda: group.agreed(bool(stop)))
         if group.rank == 0:
             print(f"{run.output}: {outcome}; `gesso report {run.output}` shows it")
@@ -102,6 +110,7 @@ def main(argv: Sequence[str]) -> int:
 
 def train(run: Run, group: "Group", stop: Callable[[], bool]) -> str:
     """Starts or continues a run; returns how far it came, in words. `stop` is asked after each update."""
+    from gesso.processes import announce_step
     from gesso.training.checkpoint import Checkpoints
     from gesso.training.dvae.trainer import Trainer
     from gesso.training.loop import Loop, disk_errors, remove_temporary_files
@@ -109,10 +118,12 @@ def train(run: Run, group: "Group", stop: Callable[[], bool]) -> str:
 
     splits = group.first(lambda: open_data(run))
     with disk_errors(run.output):
+        check_fits(run, group)
         trainer = Trainer(run, group, *splits)
         with Checkpoints(run.output, group, run.loop.checkpoint, run.loop.keep) as checkpoints:
             loop = Loop(trainer, group, checkpoints, run.output, run.record(), run.loop, run.steps)
             loop.resume()
+            announce_step(run.output, group, trainer.step)
             if trainer.step >= run.steps:
                 return f"update {trainer.step:,} is done already, give more --steps to continue"
             if group.rank == 0:
@@ -120,6 +131,19 @@ def train(run: Run, group: "Group", stop: Callable[[], bool]) -> str:
                 write_record(run, trainer, *splits)
             with MetricsLogger(run.output, group, trainer.step, run.steps) as metrics:
                 return loop.run(metrics, build_throughput(run, group, trainer.step), stop)
+
+
+def check_fits(run: Run, group: "Group") -> None:
+    """Raises UserError where the run needs more memory than a process has, by the counts of --dry_run."""
+    from gesso.processes import check_memory
+    from gesso.training.dvae.counting import count
+    from gesso.training.dvae.dry_run import memory_by_kind
+    from gesso.training.dvae.trainer import DTYPES
+
+    cost = count(run.dvae, DTYPES[run.compute.precision], run.compute.recompute)
+    needed = sum(memory_by_kind(run, cost, group.size).values())
+    way_out = "give a smaller --preset or --batch_size, --accumulate, or --recompute; --dry_run shows what takes it"
+    group.first(lambda: check_memory(needed, group.device, way_out))
 
 
 def open_data(run: Run) -> "tuple[Split, Split]":

@@ -57,6 +57,7 @@ def render(run: Run) -> str:
         script_hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         state=state(run),
         warnings=rules.warnings(run),
+        too_early=rules.too_early(run),
         rules=[rule.says for rule in rules.RULES],
         facts=facts(run),
         best=best(run.best),

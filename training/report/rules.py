@@ -11,6 +11,7 @@ from gesso.training.report.words import number, share, short
 
 FINITE = ("loss", "nll", "kl", "val_nats_per_dim", "val_mse")
 LEAST_USED = 0.1  # of the codes
+EARLY = 0.1  # of the temperature schedule: before, the codes in use say nothing yet (docs/dvae.md)
 JUMP, BEFORE, RECENT = 10.0, 20, 100  # times the median of so many records before, among so many last ones
 RISING = 3  # evaluations
 
@@ -61,7 +62,7 @@ def falls(values: Sequence[float]) -> bool:
 
 def codebook_collapse(run: Run) -> Warned | None:
     used, most = last(run.finite("val_codes_used")), run.vocabulary
-    if used is None or not most:
+    if used is None or not most or too_early(run):
         return None
     reachable = min(most, sum(run.codebook.counts)) if run.codebook else most
     if used >= LEAST_USED * reachable:
@@ -71,6 +72,15 @@ def codebook_collapse(run: Run) -> Warned | None:
         f"{number(used)} of {number(reachable)} codes are in use at the last evaluation: {share(used, reachable)}, "
         f"under {LEAST_USED:.0%}.",
     )
+
+
+def too_early(run: Run) -> str | None:
+    """Says that the codes cannot be judged yet, while the temperature schedule has only begun; else None."""
+    enough = round(EARLY * run.settings.get("temperature_steps", 0))
+    if run.step >= enough:
+        return None
+    steps = number(run.step)
+    return f"After {steps} updates it is too early to judge the codes in use: look again after {number(enough)}."
 
 
 def gradient_jumped(run: Run) -> Warned | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from gesso.errors import UserError
 from gesso.flags import Parser, add_flags, path, read_flags
+from gesso.lock import lock
 from gesso.training import run_record
 from gesso.training.layout import RECORD
 from gesso.training.tokenizer.settings import FILE, POSITIONS, TokenizerSettings
@@ -68,10 +69,11 @@ def main(argv: Sequence[str]) -> int:
     kinds.expect(run.data, "gesso train tokenizer", "export")
     kinds.check_output(run.output, "gesso train tokenizer", KIND)
     split = open_split(run.data, "train")
-    if start(run, split):
-        train(run, split)
-    else:
-        print(f"{run.output} is finished: nothing to do")
+    with lock(run.output):
+        if start(run, split):
+            train(run, split)
+        else:
+            print(f"{run.output} is finished: nothing to do")
     return 0
 
 

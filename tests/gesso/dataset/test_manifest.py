@@ -98,8 +98,8 @@ def test_changed_settings_are_shown(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         manifest.check_settings(plan, record, "raw")
     assert str(error.value) == (
-        "raw was begun with other settings: image_size was 384, is 256; input was [{'path': 'a.csv', 'bytes': 9}], "
-        "is [{'path': 'a.csv', 'bytes': 10}]; give the old ones to go on, or another --output to begin anew"
+        "raw was begun with other settings: image_size was 384, is 256; input: a.csv is not the same file "
+        "(9 bytes then, 10 now); give the old ones to go on, or another --output to begin anew"
     )
 
 

@@ -83,6 +83,10 @@ def contents(output: Path) -> dict[str, str]:
     return {str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
+def sha256_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def kept(raw: Path, index: int) -> list[dict[str, object]]:
     rows = pq.read_table(raw / f"{index:05d}.parquet").to_pylist()
     return [row for row in rows if row["status"] == "success"]
@@ -118,7 +122,7 @@ class TestShards:
             "format": 1,
             "kind": "embeddings",
             "model": model,
-            "source": {"kind": "shards", "path": str(raw)},
+            "source": {"kind": "shards", "path": f"../../{raw.name}", "sha256": sha256_of(raw / "manifest.json")},
             "samples": 36,
             "funnel": {"rows_read": 36, "success": 36},
         }
@@ -210,7 +214,8 @@ class TestFolder:
         ]
         assert [row["sha256"] for row in rows] == [hashlib.sha256(picture(n)).hexdigest() for n in (0, 1)]
         manifest = json.loads((tmp_path / "out/manifest.json").read_text())
-        assert manifest["source"] == {"kind": "images", "path": str(folder)}
+        told = {"kind": "images", "path": f"../{folder.name}", "sha256": manifest["input"][0]["sha256"]}
+        assert manifest["source"] == told
         assert manifest["funnel"] == {
             "rows_read": 5,
             "success": 2,

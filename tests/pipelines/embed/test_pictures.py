@@ -64,7 +64,9 @@ class TestShards:
     def test_input_tells_other_shards(self, raw: Path, tmp_path: Path) -> None:
         first = pictures.open_shards(str(raw)).input
         other = pictures.open_shards(write_dataset(tmp_path / "other", 2, 30)).input
-        assert first == [{"path": str(raw), "shards": 2, "bytes": 122_880, "sha256": first[0]["sha256"]}]
+        manifest = hashlib.sha256((raw / "manifest.json").read_bytes()).hexdigest()
+        sums = {"sha256": first[0]["sha256"], "manifest_sha256": manifest}
+        assert first == [{"path": str(raw), "shards": 2, "bytes": 122_880, **sums}]
         assert first[0]["sha256"] != other[0]["sha256"]
 
     def test_img2datasets_own(self, tmp_path: Path) -> None:

@@ -125,7 +125,8 @@ class TestOutput:
             "settings": {"dvae": open_dvae(dvae).identity(), "views": 2, "seed": 0, "batch_size": 4},
         }
         assert splits in ({"train": 25, "validation": 7}, {"train": 26, "validation": 6})
-        assert manifest["input"] == [open_split(str(data), name).identity() for name in splits]
+        told = f"../../{data.name}"
+        assert manifest["input"] == [{**open_split(str(data), name).identity(), "path": told} for name in splits]
         assert [(entry["split"], entry["index"]) for entry in manifest["shards"]] == shards(data)
         sums = contents(tokens)
         written = {
@@ -393,7 +394,7 @@ class TestMistakes:
     def test_another_dvae(self, data: Path, tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert run(data, tokens, write_dvae(tmp_path / "other.pt", seed=1)) == 2
         error = capsys.readouterr().err
-        assert "was begun with other settings: dvae was {'kind': 'dvae'" in error
+        assert "was begun with other settings: dvae weights_sha256 was '" in error
         assert "seed" not in error
 
     def test_the_same_weights_elsewhere_are_the_same_dvae(self, data: Path, tokens: Path, tmp_path: Path) -> None:
@@ -401,7 +402,7 @@ class TestMistakes:
 
     def test_other_shards(self, tokens: Path, dvae: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert run(Path(write_export(tmp_path / "clean", COUNTS)), tokens, dvae) == 2
-        assert "input was [{'path'" in capsys.readouterr().err
+        assert "clean is not the same train split (" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("name", "message"),

@@ -13,19 +13,20 @@ from gesso.pipelines.export import drop_lists
 from tests.overlaps import MODEL, WHEN, WHO, decide, write_overlap, write_repeats
 
 SHARDS = "/data/raw"
+SOURCE = {"kind": "shards", "path": SHARDS, "sha256": "5" * 64}
 PAIRS = [("coco1", "a", 0.9), ("coco1", "b", 0.7), ("coco2", "c", 0.8), ("coco3", "a", 0.4)]
 
 
 def dropped(*paths: str | Path) -> dict[str, str]:
     """Reasons by key, of all the lists together."""
-    table = drop_lists.union([drop_lists.read(str(path), SHARDS) for path in paths])
+    table = drop_lists.union([drop_lists.read(str(path), SOURCE) for path in paths])
     assert table["uid"].to_pylist() == sorted(table["uid"].to_pylist())
     return dict(zip(table["uid"].to_pylist(), table["reason"].to_pylist(), strict=True))
 
 
 def refused(path: str | Path) -> str:
     with pytest.raises(UserError) as caught:
-        drop_lists.read(str(path), SHARDS)
+        drop_lists.read(str(path), SOURCE)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -35,7 +36,7 @@ class TestOverlap:
         path = write_overlap(tmp_path / "overlap", SHARDS, PAIRS)
         decide(path, 0.75, [Override("coco1", "b", "duplicate"), Override("coco2", "c", "different")])
         assert dropped(path) == {"a": "overlap", "b": "overlap"}
-        overlap = drop_lists.read(path, SHARDS).overlap
+        overlap = drop_lists.read(path, SOURCE).overlap
         assert overlap is not None
         assert overlap["leave_out"] == ["coco1"]
         assert (overlap["threshold"], overlap["who"], overlap["when"], overlap["model"]) == (0.75, WHO, WHEN, MODEL)
@@ -44,6 +45,12 @@ class TestOverlap:
     def test_without_a_decision(self, tmp_path: Path) -> None:
         path = write_overlap(tmp_path / "overlap", SHARDS, PAIRS)
         assert f"has no decision.json: run `gesso review {path}`" in refused(path)
+
+    def test_with_a_draft_alone(self, tmp_path: Path) -> None:
+        path = write_overlap(tmp_path / "overlap", SHARDS, PAIRS)
+        decide(path, 0.75, who="")
+        (tmp_path / "overlap/decision.json").rename(tmp_path / "overlap/decision.draft.json")
+        assert f"has no decision.json, only a draft without a name: run `gesso review {path}`" in refused(path)
 
     def test_a_decision_for_another_model(self, tmp_path: Path) -> None:
         path = write_overlap(tmp_path / "overlap", SHARDS, PAIRS)
@@ -65,7 +72,7 @@ class TestOverlap:
         (tmp_path / "link").symlink_to(tmp_path / "raw")
         path = write_overlap(tmp_path / "overlap", str(tmp_path / "raw"), PAIRS)
         decide(path, 0.75)
-        assert drop_lists.read(path, str(tmp_path / "link")).input_record["kind"] == "overlap"
+        assert drop_lists.read(path, {**SOURCE, "path": str(tmp_path / "link")}).input_record["kind"] == "overlap"
 
 
 class TestRepeats:
@@ -155,6 +162,6 @@ def test_an_unfinished_directory(tmp_path: Path) -> None:
 def test_a_reader_looks_at_its_range_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("b\nc\nx")
     path = str(tmp_path / "dropped.parquet")
-    drop_lists.write(drop_lists.union([drop_lists.read(str(tmp_path / "mine.txt"), SHARDS)]), path)
+    drop_lists.write(drop_lists.union([drop_lists.read(str(tmp_path / "mine.txt"), SOURCE)]), path)
     found = drop_lists.reasons_of(pa.array(["d", "b", "a", "c"]), path)
     assert found.to_pylist() == [None, "listed", None, "listed"]

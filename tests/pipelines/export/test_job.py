@@ -4,11 +4,13 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,7 @@ def drops(raw: Path, source: dict[str, Sample], tmp_path_factory: pytest.TempPat
     overlap = write_overlap(folder / "overlap", str(raw), pairs)
     decide(overlap, 0.75, [Override("r3", keys[3], "duplicate")])
     repeats = write_repeats(folder / "repeats", str(raw), [keys[0], keys[20]], [keys[40]])
-    (folder / "mine.txt").write_text(f"{keys[41]}\n{'f' * 31}x\n")
+    (folder / "mine.txt").write_text(f"{keys[41]}\n{'f' * 32}\n")
     return [overlap, repeats, str(folder / "mine.txt")]
 
 
@@ -363,6 +365,26 @@ class TestImg2datasetsShards:
         assert [list(sample) for sample in found.values()] == [["png", "txt", "json"]] * 12
         assert cli.main(["verify", str(tmp_path / "clean")]) == 0
 
+    def test_keys_of_their_own_form_are_dropped(self, foreign: Path, tmp_path: Path) -> None:
+        (tmp_path / "mine.txt").write_text("\ufeff000010004\n000099999\n")
+        flags = ("--validation_size", "3", "--drop", str(tmp_path / "mine.txt"))
+        assert export(foreign, tmp_path / "clean", *flags) == 0
+        assert read_json(tmp_path / "clean/manifest.json")["not_found"] == {"listed": 1}
+        assert "000010004" not in {**split(tmp_path / "clean", "train"), **split(tmp_path / "clean", "validation")}
+
+    def test_a_key_of_a_failed_download_is_not_there(
+        self, foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "mine.txt").write_text("000010003\n")
+        assert export(foreign, tmp_path / "clean", "--drop", str(tmp_path / "mine.txt")) == 2
+        assert "none of its 1 keys is in" in capsys.readouterr().err
+
+    def test_a_key_of_gessos_form(self, foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "mine.txt").write_text(f"000010004\n{'f' * 32}\n")
+        assert export(foreign, tmp_path / "clean", "--drop", str(tmp_path / "mine.txt")) == 2
+        message = f"holds '{'f' * 32}', which is no key: those of {foreign} are digits, like '000000008'"
+        assert message in capsys.readouterr().err
+
     def test_a_shard_without_statistics(
         self, foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -414,6 +436,64 @@ class TestCard:
             assert line in text
 
 
+class TestMoved:
+    """Shards and drop lists are tied by content: where they are says nothing."""
+
+    @pytest.fixture
+    def moved(self, raw: Path, source: dict[str, Sample], tmp_path: Path) -> Path:
+        """Shards, an overlap and repeats of them as `gesso match` and `gesso repeats` tie them, all moved elsewhere."""
+        made, keys = tmp_path / "made", sorted(source)
+        shutil.copytree(raw, made / "raw")
+        overlap = write_overlap(made / "overlap", str(made / "raw"), [("r1", keys[0], 0.9)])
+        decide(overlap, 0.75)
+        write_repeats(made / "repeats", str(made / "raw"), [keys[20]])
+        sha256 = hashlib.sha256((raw / "manifest.json").read_bytes()).hexdigest()
+        tie(made / "overlap", lambda manifest: manifest["training"]["source"].update(sha256=sha256))
+        tie(made / "repeats", lambda manifest: manifest.update(shards_sha256=sha256))
+        return made.rename(tmp_path / "elsewhere")
+
+    def test_moved_data_is_taken(self, moved: Path, source: dict[str, Sample], tmp_path: Path) -> None:
+        drops = dropping([str(moved / "overlap"), str(moved / "repeats")])
+        assert export(moved / "raw", tmp_path / "clean", "--validation_size", "3", *drops) == 0
+        funnel = read_json(tmp_path / "clean/manifest.json")["funnel"]
+        assert (funnel["overlap"], funnel["repeat_exact"]) == (1, 1)
+
+    def test_the_same_command_goes_on_from_elsewhere(
+        self, moved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        flags = ("--validation_size", "3", "--drop")
+        assert export(moved / "raw", tmp_path / "clean", *flags, str(moved / "repeats")) == 0
+        monkeypatch.chdir(moved.rename(tmp_path / "again"))
+        assert export("./raw", "../clean", *flags, "../again/repeats") == 0
+        assert "is finished: nothing to do" in capsys.readouterr().out
+
+    def test_other_content_is_refused_where_the_old_was(
+        self, moved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        shutil.rmtree(moved / "raw")
+        write_dataset(moved / "raw", 2, 10)
+        tie(moved / "repeats", lambda manifest: manifest.update(shards=str(moved / "raw")))
+        assert export(moved / "raw", tmp_path / "clean", "--drop", str(moved / "repeats")) == 2
+        line = capsys.readouterr().err.strip()
+        assert f"was made for the shards in {moved}/raw, not for --shards {moved}/raw as they are now" in line
+
+    def test_what_is_published_names_no_path_of_the_machine(self, clean: Path, raw: Path) -> None:
+        for name in ("manifest.json", "plan.json", "README.md", "coco_overlap.json"):
+            text = (clean / name).read_text()
+            assert str(raw.parent) not in text
+            assert '"/' not in text
+            assert "`/" not in text
+        inputs = read_json(clean / "manifest.json")["input"]
+        assert inputs[0]["path"] == f"../../{raw.parent.name}/raw"
+        assert [item["path"].rpartition("/")[2] for item in inputs] == ["raw", "overlap", "repeats", "mine.txt"]
+
+
+def tie(folder: Path, change: Callable[[Any], object]) -> None:
+    manifest = read_json(folder / "manifest.json")
+    change(manifest)
+    storage.write_json(str(folder / "manifest.json"), manifest)
+
+
 class TestMistakes:
     """One line, exit code 2, nothing written."""
 
@@ -451,6 +531,46 @@ class TestMistakes:
         self, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], message: str
     ) -> None:
         assert message in self.refused(capsys, raw, tmp_path / "clean", *flags)
+
+    @pytest.mark.parametrize(
+        ("below", "relation"), [("", "is"), ("/clean", "is inside"), ("/a/clean", "is inside"), ("/..", "contains")]
+    )
+    def test_an_output_that_is_in_its_source_or_around_it(
+        self, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], below: str, relation: str
+    ) -> None:
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere/link").symlink_to(own)
+        before, output = contents(tmp_path), f"{tmp_path}/elsewhere/link{below}"
+        assert export(own, output, "--validation_size", "2") == 2
+        said = capsys.readouterr().err
+        assert said == f"gesso: --output {output} {relation} --shards {own}: give a directory apart from it\n"
+        assert contents(tmp_path) == before
+
+    def test_an_output_whose_name_begins_as_the_sources(self, own: Path) -> None:
+        assert export(own, f"{own}_clean", "--validation_size", "2") == 0
+
+    def test_prose_as_a_drop_list(
+        self, raw: Path, source: dict[str, Sample], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "mine.txt").write_text(
+            f"{min(source)}\n\nThe quick brown fox jumps over the lazy dog, and over it again.\n"
+        )
+        message = self.refused(capsys, raw, tmp_path / "clean", *FLAGS, "--drop", str(tmp_path / "mine.txt"))
+        assert message == (
+            f"gesso: --drop {tmp_path}/mine.txt holds 'The quick brown fox jumps over the lazy dog, and over it ag…', "
+            f"which is no key: those of {raw} are 32 hex digits, like '{min(source)}'; give one a line, or parquet "
+            "with a column key"
+        )
+
+    def test_keys_of_other_shards(
+        self, raw: Path, source: dict[str, Sample], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        pq.write_table(pa.table({"key": ["f" * 32, "e" * 32]}), tmp_path / "mine.parquet")
+        message = self.refused(capsys, raw, tmp_path / "clean", *FLAGS, "--drop", str(tmp_path / "mine.parquet"))
+        assert message == (
+            f"gesso: --drop {tmp_path}/mine.parquet: none of its 2 keys is in {raw}. Its first is '{'f' * 32}', "
+            f"a key there is '{min(source)}': give keys of these shards"
+        )
 
     def test_an_overlap_without_a_decision(self, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         path = write_overlap(tmp_path / "overlap", str(raw), [("r", "u", 0.5)])
@@ -516,7 +636,7 @@ class TestMistakes:
     ) -> None:
         flags = ("--validation_size", "8", "--shard_size", "12", *dropping(drops))
         assert "validation_size was 9, is 8" in self.refused(capsys, raw, clean, *flags)
-        assert "input was" in self.refused(capsys, raw, clean, *FLAGS)
+        assert "input: " in self.refused(capsys, raw, clean, *FLAGS)
 
     @pytest.mark.parametrize("change", ["size", "order"])
     def test_a_source_that_changed_after_the_plan(

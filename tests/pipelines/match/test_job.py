@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from gesso import cli
 from gesso.dataset import manifest
 from gesso.dataset.embeddings import ROWS
 from gesso.dataset.schemas import MATCH_FIELDS
+from gesso.dedup import overlap
 from gesso.pipelines.match import parts, transforms
-from tests.embeddings import clustered, write_embeddings
+from tests.embeddings import clustered, unit, write_clip_retrieval, write_embeddings
 
 TRAINING, REFERENCES = clustered(3000, 16, 1), clustered(40, 16, 2)
 TRAINING_KEYS = [hashlib.md5(str(number).encode()).hexdigest() for number in range(3000)]
@@ -94,11 +96,18 @@ def test_the_manifest(matched: Path, sides: tuple[str, str]) -> None:
         "references": 40,
         "samples": 3000,
         "metric": "cosine",
-        "training": {"embeddings": sides[0], "source": {"kind": "shards", "path": "/raw"}},
-        "reference": {"embeddings": sides[1], "source": {"kind": "images", "path": "/coco"}},
+        "training": told_side(sides[0], {"kind": "shards", "path": "/raw"}),
+        "reference": told_side(sides[1], {"kind": "images", "path": "/coco"}),
         "files": {"matches.parquet": {"bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}},
     }
     assert set(contents(matched)) == {"plan.json", "manifest.json", "matches.parquet"}
+
+
+def told_side(path: str, source: dict[str, str]) -> dict[str, Any]:
+    """A side in a manifest that is two folders beside it."""
+    sha256 = hashlib.sha256(Path(path, "manifest.json").read_bytes()).hexdigest()
+    told = f"../../{Path(path).parent.name}/{Path(path).name}"
+    return {"embeddings": told, "sha256": sha256, "source": source, "left_out": {}}
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -195,6 +204,121 @@ def test_a_part_is_some_chunks_and_there_are_never_too_many(monkeypatch: pytest.
     assert [len(part) for part in transforms.match_parts(training)] == [4, 4, 2]
     monkeypatch.setattr(transforms, "MAX_PARTS", 2)
     assert [len(part) for part in transforms.match_parts(training)] == [5, 5]
+
+
+class TestClipRetrieval:
+    """Directories that clip-retrieval wrote, on both sides."""
+
+    def write(self, folder: Path, vectors: Any, keys: list[str], sizes: list[int]) -> str:
+        ends = np.cumsum([0, *sizes])
+        blocks = [(vectors[a:b], {"image_path": keys[a:b]}) for a, b in pairwise(ends.tolist())]
+        return write_clip_retrieval(folder, blocks)
+
+    def test_on_both_sides_it_finds_what_gesso_finds(
+        self, matched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        training = self.write(tmp_path / "laion", TRAINING.astype(np.float32) * 7, TRAINING_KEYS, SIZES)
+        reference = self.write(tmp_path / "coco", REFERENCES, KEYS, [40])
+        assert match((training, reference), tmp_path / "overlap") == 0
+        names = ("reference_key", "rank", "uid")
+        one, other = (pq.read_table(path / "matches.parquet") for path in (matched, tmp_path / "overlap"))
+        exact = (REFERENCES.astype(np.float64) @ unit(TRAINING).T.astype(np.float64)).astype(np.float32)
+        best = -np.sort(-exact, axis=1)[np.argsort(KEYS), :8]
+        assert other["similarity"].to_pylist() == best.ravel().tolist()
+        assert other.select(names).slice(0, 40) == one.select(names).slice(0, 40)
+        assert other["shard"].null_count == other["phash_distance"].null_count == 320
+        assert "do not tell their models" in capsys.readouterr().out
+
+    def test_vectors_without_a_direction_are_counted_out(
+        self, sides: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        few = TRAINING[:6].astype(np.float32)
+        few[1], few[2, 3], few[4] = 0, np.nan, np.inf
+        training = self.write(tmp_path / "laion", few, TRAINING_KEYS[:6], [2, 4])
+        assert match((training, sides[1]), tmp_path / "overlap") == 0
+        manifest = json.loads((tmp_path / "overlap/manifest.json").read_text())
+        assert manifest["training"]["left_out"] == {"vector_not_finite": 2, "vector_zero": 1}
+        assert (manifest["samples"], manifest["model"]["name"]) == (3, "test")
+        found = set(pq.read_table(tmp_path / "overlap/matches.parquet")["uid"].to_pylist())
+        assert found == {TRAINING_KEYS[row] for row in (0, 3, 5)}
+        out = capsys.readouterr().out
+        assert "40 references among 3 training pictures" in out
+        assert "training: 3 vectors are left out: 2 vector_not_finite, 1 vector_zero" in out
+        assert f"{training} does not tell its model, taken to be test, as of the other side: both have 16" in out
+
+    def test_references_without_a_direction_are_counted_out(self, sides: tuple[str, str], tmp_path: Path) -> None:
+        few = REFERENCES[:3].astype(np.float32)
+        few[1] = 0
+        reference = self.write(tmp_path / "coco", few, KEYS[:3], [3])
+        assert match((sides[0], reference), tmp_path / "overlap", "--top_k", "2") == 0
+        manifest = json.loads((tmp_path / "overlap/manifest.json").read_text())
+        assert (manifest["references"], manifest["reference"]["left_out"]) == (2, {"vector_zero": 1})
+        keys = pq.read_table(tmp_path / "overlap/matches.parquet")["reference_key"].to_pylist()
+        assert keys == sorted(2 * [KEYS[0], KEYS[2]])
+
+    @pytest.mark.parametrize("dimension", [1, 3072])
+    def test_one_vector_of_any_dimension(self, tmp_path: Path, dimension: int) -> None:
+        vector = np.ones((1, dimension), np.float32)
+        sides = (self.write(tmp_path / "a", vector, ["t"], [1]), self.write(tmp_path / "b", -vector, ["r"], [1]))
+        assert match(sides, tmp_path / "overlap") == 0
+        row = pq.read_table(tmp_path / "overlap/matches.parquet").to_pylist()
+        told = {"reference_key": "r", "rank": 1, "uid": "t", "shard": None, "phash_distance": None}
+        assert row == [{**told, "similarity": pytest.approx(-1, abs=2**-9)}]
+
+    def test_many_of_dimension_one(self, tmp_path: Path) -> None:
+        """Each is as near as half of all: the smaller keys come first."""
+        signs = np.where(np.arange(300) % 2, 1, -1).astype(np.float32)[:, None]
+        keys = [f"{row:03}" for row in range(300)]
+        sides = (self.write(tmp_path / "a", signs, keys, [300]), self.write(tmp_path / "b", signs[:2], ["x", "y"], [2]))
+        assert match(sides, tmp_path / "overlap", "--top_k", "3") == 0
+        found = pq.read_table(tmp_path / "overlap/matches.parquet")["uid"].to_pylist()
+        assert found == ["000", "002", "004", "001", "003", "005"]
+
+    def test_nothing_but_zeros(
+        self, sides: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        zeros = self.write(tmp_path / "zeros", np.zeros((2, 16), np.float32), ["a", "b"], [2])
+        assert match((zeros, sides[1]), tmp_path / "overlap") == 0
+        assert pq.read_table(tmp_path / "overlap/matches.parquet").num_rows == 0
+        assert match((sides[0], zeros), tmp_path / "other") == 2
+        assert "there is nothing to search for" in capsys.readouterr().err
+
+
+class TestMoved:
+    """Sides are told by content: where they are says nothing."""
+
+    def test_the_same_command_goes_on_with_moved_sides(
+        self,
+        sides: tuple[str, str],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        few = write_embeddings(tmp_path / "made/few", TRAINING[:3], TRAINING_KEYS[:3], [3])
+        assert match((few, sides[1]), tmp_path / "overlap") == 0
+        monkeypatch.chdir((tmp_path / "made").rename(tmp_path / "elsewhere"))
+        assert match(("./few/", sides[1]), Path("../overlap")) == 0
+        assert "is finished: nothing to do" in capsys.readouterr().out
+        write_embeddings(Path("few"), TRAINING[3:6], TRAINING_KEYS[:3], [3])
+        assert match(("few", sides[1]), tmp_path / "overlap") == 2
+        line = capsys.readouterr().err.strip()
+        assert "other settings: input: " in line
+        assert "elsewhere/few is not the same embeddings (sha256 " in line
+
+    def test_an_overlap_is_read_where_it_was_moved_with_its_sides(self, tmp_path: Path) -> None:
+        made = tmp_path / "made"
+        few = write_embeddings(made / "few", TRAINING[:3], TRAINING_KEYS[:3], [3], source=str(made / "raw"))
+        coco = write_embeddings(made / "coco", REFERENCES[:3], KEYS[:3], [3], kind="images", source="/coco")
+        assert match((few, coco), made / "overlap") == 0
+        elsewhere = made.rename(tmp_path / "elsewhere")
+        read = overlap.read(str(elsewhere / "overlap")).manifest
+        told = [read[side][name] for side in ("training", "reference") for name in ("embeddings", "source")]
+        assert told == [
+            f"{elsewhere}/few",
+            {"kind": "shards", "path": f"{elsewhere}/raw"},
+            f"{elsewhere}/coco",
+            {"kind": "images", "path": "/coco"},
+        ]
 
 
 class TestMistakes:

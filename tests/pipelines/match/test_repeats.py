@@ -1,6 +1,8 @@
 """The whole `gesso repeats`: by content, by embedding, killed, in two processes, and what it says to mistakes."""
 
+import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +20,7 @@ from gesso.dataset.schemas import DROP_FIELDS, row_schema
 from gesso.dedup.repeats import find_drops
 from gesso.pipelines.match import repeats, transforms
 from tests.datasets import write_dataset
-from tests.embeddings import clustered, unit, write_embeddings
+from tests.embeddings import clustered, unit, write_clip_retrieval, write_embeddings
 
 NEAR = 0.95
 
@@ -132,7 +134,9 @@ def test_near_repeats_are_those_of_the_rule_among_what_the_exact_ones_leave(
     manifest = json.loads((found / "manifest.json").read_text())
     assert manifest["dropped"] == {"repeat_exact": 3, "repeat_near": len(expected)}
     assert (manifest["kind"], manifest["near"], manifest["samples"]) == ("repeats", NEAR, 36)
-    assert (manifest["shards"], manifest["embeddings"]) == (shards, embedded)
+    told = ["../../" + str(Path(path).relative_to(found.parents[1])) for path in (shards, embedded)]
+    assert [manifest["shards"], manifest["embeddings"]] == told
+    assert manifest["shards_sha256"] == hashlib.sha256(Path(shards, "manifest.json").read_bytes()).hexdigest()
 
 
 def test_the_rule_on_chains() -> None:
@@ -224,6 +228,60 @@ def test_directories_of_img2dataset(tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / "repeats/exact.parquet")
     assert table["uid"].to_pylist() == ["000000003", "000010000", "000010001", "000010002", "000010003"]
     assert table["of"].to_pylist() == ["000000000", "000000000", "000000001", "000000002", "000000000"]
+
+
+class TestClipRetrieval:
+    """Embeddings of these shards that clip-retrieval wrote: they do not tell what they were made of, but their keys."""
+
+    def write(self, folder: Path, keys: list[str], vectors: Any) -> str:
+        return write_clip_retrieval(folder, [(vectors, {"image_path": keys})])
+
+    def test_near_repeats_are_the_same(
+        self, shards: str, found: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        keys, vectors = [row["key"] for row in kept_rows(shards)], clustered(36, 8, 0, 6)
+        vectors = np.concatenate([vectors, np.zeros((1, 8), np.float16), np.full((1, 8), np.nan, np.float16)])
+        path = self.write(tmp_path / "clip", [*keys, "f" * 32, "e" * 32], vectors)
+        assert run(shards, tmp_path / "repeats", "--near", str(NEAR), "--embeddings", path) == 0
+        near = [folder / "near.parquet" for folder in (found, tmp_path / "repeats")]
+        assert near[0].read_bytes() == near[1].read_bytes()
+        manifest = json.loads((tmp_path / "repeats/manifest.json").read_text())
+        assert manifest["left_out"] == {"vector_not_finite": 1, "vector_zero": 1}
+        assert "2 vectors are left out: 1 vector_not_finite, 1 vector_zero" in capsys.readouterr().out
+
+    def test_embeddings_of_others_are_refused(
+        self, shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = self.write(tmp_path / "clip", ["000000007", "000000008"], clustered(2, 8, 0))
+        code = run(shards, tmp_path / "out", "--near", "0.9", "--embeddings", path)
+        refused(capsys, tmp_path, code, f"{path} has no key of {shards}, its first is 000000007: embed these shards")
+
+
+class TestMoved:
+    def test_shards_and_embeddings_that_were_moved(
+        self, shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        keys, made = [row["key"] for row in kept_rows(shards)], tmp_path / "made"
+        shutil.copytree(shards, made / "raw")
+        write_embeddings(made / "embedded", clustered(36, 8, 0, 6), keys, [12] * 3, source="../raw")
+        tie(made / "embedded", hashlib.sha256((made / "raw/manifest.json").read_bytes()).hexdigest())
+        near = ("--near", str(NEAR), "--embeddings")
+        assert run(str(made / "raw"), made / "repeats", *near, str(made / "embedded")) == 0
+        (tmp_path / "other").mkdir()
+        shutil.move(made / "embedded", tmp_path / "other/embedded")
+        monkeypatch.chdir(made)
+        assert run("raw", Path("repeats"), *near, "../other/embedded") == 0
+        assert "is finished: nothing to do" in capsys.readouterr().out
+        shutil.rmtree("raw")
+        write_dataset(Path("raw"), 2)
+        assert run("raw", Path("again"), *near, "../other/embedded") == 2
+        assert f"holds embeddings of {tmp_path}/other/raw, not of {made}/raw" in capsys.readouterr().err
+
+
+def tie(folder: Path, sha256: str) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["source"]["sha256"] = sha256
+    storage.write_json(str(folder / "manifest.json"), manifest)
 
 
 class TestMistakes:

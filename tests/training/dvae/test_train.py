@@ -94,7 +94,7 @@ def test_stopped_after_every_update_it_ends_with_the_same_bits(data: str, traine
     for step in range(1, STEPS):
         job, _ = train.parse(flags(data, tmp_path))
         outcome = train.train(job, ALONE, lambda: True)
-        assert outcome == f"stopped after update {step}"
+        assert outcome == f"stopped and saved after update {step}, the same command goes on from there"
     assert run(data, tmp_path) == 0
     assert same(trained, tmp_path)
     assert curve(tmp_path) == curve(trained)
@@ -104,7 +104,10 @@ def test_a_stop_between_two_records_leaves_no_trace(data: str, tmp_path: Path) -
     for step in (1, 3, 6):
         job, _ = train.parse(flags(data, tmp_path / "stopped", "--log_every", "4"))
         stops = iter([False] * (step - (0, 1, 3)[(1, 3, 6).index(step)] - 1) + [True])
-        assert train.train(job, ALONE, lambda stops=stops: next(stops)) == f"stopped after update {step}"  # type: ignore[misc]
+        assert (
+            train.train(job, ALONE, lambda stops=stops: next(stops))
+            == f"stopped and saved after update {step}, the same command goes on from there"
+        )  # type: ignore[misc]
     assert run(data, tmp_path / "stopped", "--log_every", "4") == 0
     assert run(data, tmp_path / "through", "--log_every", "4") == 0
     assert curve(tmp_path / "stopped") == curve(tmp_path / "through")
@@ -256,7 +259,10 @@ def test_a_signal_saves_and_ends(data: str, trained: Path, tmp_path: Path) -> No
         told, _ = going.communicate()
     assert going.returncode == 0
     step = max(checkpoint.list_checkpoints(str(tmp_path)))
-    assert f"stopped after update {step}; `gesso report {tmp_path}` shows it" in told.replace(",", "")
+    assert (
+        f"stopped and saved after update {step} the same command goes on from there; `gesso report {tmp_path}` shows it"
+        in told.replace(",", "")
+    )
 
 
 def test_what_a_run_writes(data: str, trained: Path) -> None:
@@ -410,7 +416,8 @@ def test_other_data_are_refused(data: str, trained: Path, tmp_path: Path, capsys
 def test_an_output_that_is_a_file_is_refused(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     assert run(data, tmp_path / "file") == 2
-    assert f"gesso: {tmp_path}/file cannot be written" in capsys.readouterr().err
+    told = f"gesso: {tmp_path}/file: File exists: a file of that name is there: give another directory\n"
+    assert capsys.readouterr().err == told
 
 
 @pytest.mark.parametrize("url", ["nowhere://x", "memory://nothing"])
@@ -487,10 +494,26 @@ def test_presets_are_defaults_that_a_flag_overrides() -> None:
     job, dry = train.parse(["--data", "a/", "--output", "b/", "--preset", "tiny", "--width", "16"])
     assert not dry
     assert (job.output, job.dvae.width, job.dvae.vocabulary, job.steps) == ("b", 16, 512, 8000)
-    paper, _ = train.parse(["--data", "a", "--output", "b"])
-    assert (paper.preset, paper.steps, paper.dvae.vocabulary, paper.training.batch_size) == (
-        "paper",
-        3_000_000,
-        8192,
-        512,
-    )
+    paper, _ = train.parse(["--data", "a", "--output", "b", "--preset=paper"])
+    assert (paper.steps, paper.dvae.vocabulary, paper.training.batch_size) == (3_000_000, 8192, 512)
+
+
+@pytest.mark.parametrize(("driver", "preset"), [(True, "paper"), (False, "tiny")])
+def test_without_a_preset_one_that_fits_the_machine_is_taken_and_said(
+    driver: bool, preset: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gesso.devices.has_cuda_driver", lambda: driver)
+    job, _ = train.parse(["--data", "a", "--output", "b"])
+    assert job.preset == preset
+    has = "a CUDA driver" if driver else "no CUDA driver"
+    assert capsys.readouterr().err == f"--preset {preset}, since this machine has {has}\n"
+
+
+def test_a_run_that_does_not_fit_the_memory_is_refused_before_anything_is_allocated(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gesso.processes.free_memory", lambda device: 10 << 20)
+    assert run(data, tmp_path / "run", "--width", "64") == 2
+    error = capsys.readouterr().err
+    assert "GiB in each process, and 0.0 GiB are free: give a smaller --preset or --batch_size, --accumulate" in error
+    assert not (tmp_path / "run").exists()

@@ -96,6 +96,16 @@ class TestRules:
         lines = records("val_nats_per_dim", [3.5, 3.6, 3.7])
         assert rules.validation_worsens(run_of(lines)) is None
 
+    def test_the_codes_of_a_run_that_has_only_begun_are_not_judged(self) -> None:
+        settings = {"vocabulary": 1000, "temperature_steps": 6000}
+        begun = run_of([{"step": 300, "val_codes_used": 1}], settings)
+        assert rules.codebook_collapse(begun) is None
+        why = "After 300 updates it is too early to judge the codes in use: look again after 600."
+        assert rules.too_early(begun) == why
+        later = run_of([{"step": 600, "val_codes_used": 1}], settings)
+        assert rules.too_early(later) is None
+        assert rules.codebook_collapse(later) is not None
+
     @pytest.mark.parametrize(
         ("used", "settings", "counts", "warned"),
         [

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +132,13 @@ class TestRun:
         assert capsys.readouterr().out == f"{tmp_path}/run is finished: nothing to do\n"
         assert (tmp_path / "run/tokenizer.json").stat().st_mtime_ns == before.st_mtime_ns
 
+    def test_the_same_command_after_a_move(self, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        train.main(flags(data, tmp_path / "run"))
+        moved = str(shutil.copytree(data, tmp_path / "moved"))
+        capsys.readouterr()
+        assert train.main(flags(moved, tmp_path / "run")) == 0
+        assert "is finished: nothing to do" in capsys.readouterr().out
+
     def test_killed_before_the_end(self, data: str, tmp_path: Path) -> None:
         train.main(flags(data, tmp_path / "run"))
         whole = (tmp_path / "run/tokenizer.json").read_bytes()
@@ -162,7 +170,7 @@ class TestRefusals:
 
     def test_other_data(self, data: str, tmp_path: Path) -> None:
         train.main(flags(data, tmp_path / "run"))
-        with pytest.raises(UserError, match="data was"):
+        with pytest.raises(UserError, match=r"data path was .*; data manifest_sha256 was '[0-9a-f]{12}…', is "):
             train.main(flags(write_export(tmp_path / "other", (10, 2)), tmp_path / "run"))
 
     def test_a_run_of_another_kind(self, data: str, tmp_path: Path) -> None:
