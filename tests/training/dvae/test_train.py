@@ -472,7 +472,9 @@ def test_mistakes(
 
 def test_a_run_of_another_kind_is_refused(data: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"kind": "tokenizer"}))
-    with pytest.raises(UserError, match="holds a run of another kind, 'tokenizer'"):
+    with pytest.raises(
+        UserError, match="holds a tokenizer already; `gesso train dvae` writes a training of a dVAE: give another"
+    ):
         train.main(flags(data, tmp_path))
 
 

@@ -175,7 +175,9 @@ class TestRefusals:
 
     def test_a_run_of_another_kind(self, data: str, tmp_path: Path) -> None:
         (tmp_path / "run.json").write_text('{"kind": "dvae"}')
-        with pytest.raises(UserError, match=r"holds a run of another kind, 'dvae'"):
+        with pytest.raises(
+            UserError, match="holds a training of a dVAE already; `gesso train tokenizer` writes a tokenizer"
+        ):
             train.main(flags(data, tmp_path))
 
     def test_a_tokenizer_of_someone_else_s(self, data: str, tmp_path: Path) -> None:
