@@ -46,7 +46,7 @@ def is_finished(path: str, kind: Kind) -> bool:
     if kind.name == "dvae":
         now = training(path)
         return now.total is not None and now.done >= now.total
-    return storage.exists(storage.join(path, LAST.get(kind.name, MANIFEST)))
+    return is_written(path, LAST.get(kind.name, MANIFEST))
 
 
 def embeddings(path: str) -> State:
@@ -61,8 +61,9 @@ def embeddings(path: str) -> State:
 
 def search(path: str) -> State:
     """The parts of a search that are committed; of how many is not written down. Then what was found."""
-    if storage.exists(storage.join(path, MANIFEST)):
-        return State(1, 1, lambda rate: found(storage.read_json(storage.join(path, MANIFEST))))
+    described = manifest.read_object(storage.join(path, MANIFEST)) if is_written(path, MANIFEST) else None
+    if described:
+        return State(1, 1, lambda rate: found(described))
     done = len(manifest.committed(path))
     return State(done, None, lambda rate: f"parts searched: {done:,}")
 
@@ -87,6 +88,10 @@ def training(path: str) -> State:
     return State(step, steps, lambda rate: " · ".join([shown, *figures]))
 
 
+def is_written(path: str, name: str) -> bool:
+    return storage.exists(storage.join(path, name))
+
+
 def last_file(path: str, name: str) -> State:
-    there = storage.exists(storage.join(path, name))
+    there = is_written(path, name)
     return State(int(there), 1, lambda rate: f"{name} is {'written' if there else 'not written yet'}")

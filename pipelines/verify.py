@@ -457,7 +457,7 @@ def check_listed_files(
         found = pool.map(
             lambda item: verify_export.check_file(output, item[0], item[1], present, advance), entries.items()
         )
-        return [problem for problem in found if problem]
+        return [problem for problem in found if problem] + verify_export.damaged_markers(output, present)
 
 
 def unlisted_files(present: dict[str, int], shards: list[Shard]) -> list[str]:

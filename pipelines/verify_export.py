@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from gesso import storage
 from gesso.dataset import export, layout, manifest, members
 from gesso.dataset.layout import MANIFEST, SPLITS, marker_name, rows_name, tar_name
+from gesso.dataset.manifest import READERS, read_object
 
 Json = dict[str, Any]
 Advance = Callable[[int], None]  # called with a number of bytes
@@ -37,6 +38,7 @@ def verify(output: str, manifest: Json | None, start: Advance, advance: Advance,
         problems = [problem for problem in (*found, *(line for lines in samples for line in lines)) if problem]
     markers = {f"{shard['split']}/{marker_name(shard['index'])}" for shard in manifest["shards"]}
     problems += [f"{name}: missing" for name in sorted(markers - present.keys())]
+    problems += damaged_markers(output, present)
     below = {name for name in present if "/" in name}
     problems += [f"{name}: not in {MANIFEST}" for name in sorted(below - entries.keys() - markers)]
     counted = sum(shard["count"] for shard in manifest["shards"])
@@ -64,6 +66,14 @@ def listed_files(manifest: Json) -> Iterator[tuple[str, Json]]:
     for shard in manifest["shards"]:
         for name, entry in shard["files"].items():
             yield f"{shard['split']}/{name}", entry
+
+
+def damaged_markers(output: str, present: dict[str, int]) -> list[str]:
+    """A line for each marker that is no JSON object: its shard counts as not written."""
+    names = [name for name in sorted(present) if name.endswith("_stats.json")]
+    with ThreadPoolExecutor(READERS) as pool:
+        read = pool.map(lambda name: read_object(storage.join(output, name)), names)
+        return [f"{name}: not a JSON object" for name, marker in zip(names, read, strict=True) if marker is None]
 
 
 def check_file(output: str, name: str, entry: Json, present: dict[str, int], advance: Advance) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from gesso import lock, storage
 from gesso.dataset.layout import MANIFEST, PLAN, SPLITS
-from gesso.dataset.manifest import MARKER
+from gesso.dataset.manifest import MARKER, read_object
 from gesso.errors import UserError
 
 Json = dict[str, Any]
@@ -119,14 +119,14 @@ def _way(path: str, held: Kind, wanted: tuple[str, ...]) -> str:
 
 
 def _ask_manifest(path: str) -> str | None:
-    value = _read(path)
+    value = read_object(path)
     return None if value is None else str(value.get("kind", "collection"))
 
 
 def _ask_plan(path: str) -> str | None:
     """The kind of an unfinished output; a plan without one is told by its settings."""
-    value = _read(path) or {}
-    settings = value.get("settings", {})
+    value = read_object(path) or {}
+    settings = value.get("settings") or {}
     signs = {"repeats": "near", "matches": "top_k", "embeddings": "model"}
     by_settings = next((name for name, sign in signs.items() if sign in settings), None)
     return value.get("kind") or ("collection" if "links" in value else by_settings)
@@ -138,19 +138,10 @@ def _ask_manifest_or_plan(folder: str) -> str | None:
 
 
 def _ask_run(path: str) -> str | None:
-    return (_read(path) or {}).get("kind")
+    return (read_object(path) or {}).get("kind")
 
 
 ASKED = {MANIFEST: _ask_manifest, PLAN: _ask_plan, RUN: _ask_run}
-
-
-def _read(path: str) -> Json | None:
-    """The file's object; None where it is damaged."""
-    try:
-        value = storage.read_json(path)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def _by_names(path: str, names: Any) -> Kind | None:

@@ -45,8 +45,25 @@ def versions(engine: str) -> dict[str, str]:
 
 
 def read_plan(output: str) -> Json | None:
+    """The plan; None where there is none. Raises UserError where it is damaged."""
     path = storage.join(output, PLAN)
-    return storage.read_json(path) if storage.exists(path) else None
+    if not storage.exists(path):
+        return None
+    plan = read_object(path)
+    if plan is None:
+        raise UserError(
+            f"{path} is damaged: bring it back, or give another --output; `gesso verify` tells what is whole"
+        )
+    return plan
+
+
+def read_object(path: str) -> Json | None:
+    """A file's JSON object; None where it is none."""
+    try:
+        value = storage.read_json(path)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def plan_path(output: str, index: int) -> str:
@@ -86,14 +103,14 @@ def sizes(output: str) -> dict[str, int]:
 def committed(output: str, known: frozenset[int] = frozenset()) -> dict[int, Json]:
     """The markers of committed shards: those whose files all have the sizes that the marker states.
 
-    The shards in `known` are skipped.
+    A damaged marker commits nothing: its shard is written again. The shards in `known` are skipped.
     """
     present = sizes(output)
     matches = [match for match in map(MARKER.fullmatch, present) if match and int(match[1]) not in known]
     with ThreadPoolExecutor(READERS) as pool:
-        markers = list(pool.map(lambda match: storage.read_json(storage.join(output, match[0])), matches))
+        markers = list(pool.map(lambda match: read_object(storage.join(output, match[0])), matches))
     indexed = {int(match[1]): marker for match, marker in zip(matches, markers, strict=True)}
-    return {index: marker for index, marker in sorted(indexed.items()) if is_whole(marker, present)}
+    return {index: marker for index, marker in sorted(indexed.items()) if marker and is_whole(marker, present)}
 
 
 def progress_counts(output: str, committed: frozenset[int]) -> list[Counter[str]]:

@@ -59,7 +59,7 @@ def render(name: str, output: str, survey: Survey, splits: dict[str, Shards], mo
     """The whole page; `survey` is of the rows of `splits`, `most` the number of pictures."""
     plan = manifest.read_plan(output) or {}
     finished = storage.exists(storage.join(output, MANIFEST))
-    versions = storage.read_json(storage.join(output, MANIFEST))["versions"] if finished else {}
+    versions = (manifest.read_object(storage.join(output, MANIFEST)) or {}).get("versions", {}) if finished else {}
     total, done = len(export.targets(plan)), sum(len(shards.indexes) for shards in splits.values())
     return page.render_template(
         "export.html.j2",

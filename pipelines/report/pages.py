@@ -49,13 +49,18 @@ def summarize(output: str, pictures: int) -> page.DatasetSummary:
         finished=finished,
         plan=plan or {},
         markers=markers,
-        versions=storage.read_json(storage.join(output, layout.MANIFEST))["versions"] if finished else {},
+        versions=versions_of(output) if finished else {},
         bytes=sum(sizes.get(layout.tar_name(index), 0) for index in markers),
         funnel=manifest.funnel(plan, markers.values()) if plan else funnel_of_rows(survey),
         survey=survey,
         kept=samples.kept_pictures(output, list(markers), pictures),
         rejected=samples.rejected_pictures(output, list(markers)),
     )
+
+
+def versions_of(output: str) -> manifest.Json:
+    """Those that the manifest states; none where it is damaged."""
+    return dict((manifest.read_object(storage.join(output, layout.MANIFEST)) or {}).get("versions", {}))
 
 
 def directory_name(output: str) -> str:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from gesso import storage
 from gesso.dataset.layout import MANIFEST, SPLITS, rows_name
+from gesso.dataset.manifest import read_object
 from gesso.dataset.records import ROWS_READ, SUCCESS
 from gesso.errors import UserError
 from gesso.pipelines.report import charts, page
@@ -58,7 +59,10 @@ def read_manifest(output: str) -> Json:
         raise UserError(
             f"{output} is not finished: run the same `gesso encode` again; `gesso status` shows how far it is"
         )
-    return dict(storage.read_json(path))
+    described = read_object(path)
+    if described is None:
+        raise UserError(f"{path} is damaged: `gesso verify {output} --repair` removes it")
+    return described
 
 
 def chosen_shards(manifest: Json) -> list[Json]:

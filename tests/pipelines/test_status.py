@@ -177,6 +177,17 @@ class TestRunningOrStopped:
         assert error.startswith(f"gesso: {tmp_path} holds nothing that gesso writes: give the --output of a gesso")
 
 
+def test_damaged_files_are_one_line_and_no_bug(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = write_dataset(tmp_path, 2, 20)
+    (tmp_path / "00001_stats.json").write_text("{")
+    assert told(output, capsys)[0].startswith("18 of 36 links (50.0%)")
+    (tmp_path / "plan.json").write_text("{")
+    assert cli.main(["status", output]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"gesso: {output}/plan.json is damaged: bring it back, or give another --output")
+    assert error.count("\n") == 1
+
+
 def test_watch_goes_on_until_it_is_finished(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

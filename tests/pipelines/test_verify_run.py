@@ -55,9 +55,7 @@ class TestDvae:
     def test_metrics(self, run: Path) -> None:
         lines = (run / "metrics.jsonl").read_text().splitlines()
         (run / "metrics.jsonl").write_text("\n".join([lines[0], "{", *lines[2:]]) + "\n")
-        assert verify(str(run)) == [
-            "metrics.jsonl: line 2 is damaged: remove that line, or go back to an undamaged copy"
-        ]
+        assert verify(str(run)) == ["metrics.jsonl: line 2 is damaged: remove that line, or restore a copy"]
 
     def test_records(self, run: Path) -> None:
         (run / "checkpoints/best.json").write_text("[1]")
@@ -123,6 +121,14 @@ class TestManifests:
         output = Path(write_export(tmp_path / "clean", (6, 2)))
         (output / "plan.json").unlink()
         assert verify(str(output)) == ["plan.json: missing"]
+
+    def test_markers(self, tmp_path: Path) -> None:
+        output = Path(write_export(tmp_path / "clean", (6, 2)))
+        (output / "train/00000_stats.json").write_text("{")
+        assert verify(str(output)) == ["train/00000_stats.json: not a JSON object"]
+        output = Path(write_embeddings(tmp_path / "e", clustered(6, 8, 0), [f"{n:032x}" for n in range(6)], [6]))
+        (output / "00000_stats.json").write_text("{")
+        assert verify(str(output)) == ["00000_stats.json: not a JSON object"]
 
     def test_embeddings(self, tmp_path: Path) -> None:
         output = Path(write_embeddings(tmp_path / "e", clustered(6, 8, 0), [f"{n:032x}" for n in range(6)], [6]))

@@ -63,6 +63,16 @@ def test_finish_refuses_while_a_shard_is_missing(tmp_path: Path) -> None:
     assert (tmp_path / "manifest.json").exists()
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "\xff"])
+def test_a_damaged_marker_commits_nothing_and_a_damaged_plan_is_told(text: str, tmp_path: Path) -> None:
+    output = write_dataset(tmp_path, 2, 10)
+    (tmp_path / "00001_stats.json").write_text(text, "latin-1")
+    assert list(manifest.committed(output)) == [0]
+    (tmp_path / "plan.json").write_text(text, "latin-1")
+    with pytest.raises(UserError, match=r"plan\.json is damaged: bring it back, or give another --output"):
+        manifest.read_plan(output)
+
+
 def test_finish_sweeps_what_killed_runs_left(tmp_path: Path) -> None:
     output = write_dataset(tmp_path, 1, 10, finished=False)
     (tmp_path / "00000.tar.tmp-0123456789ab").write_bytes(b"half")
