@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from gesso.errors import UserError
 from gesso.flags import Parser, suggestion
+from gesso.machine import ADVICE
 
 
 class Command(NamedTuple):
@@ -68,14 +69,8 @@ FROM_WORKER = re.compile(r"gesso\.errors\.UserError: (.*?)(?: \[while running|\n
 OSERROR_FROM_WORKER = re.compile(r"^(?:RuntimeError: )?(?:\w+Error): \[Errno (\d+)\] (.*?)(?: \[while running|$)", re.M)
 # What the machine refuses, and what the user can do about it.
 WAYS_OUT = {
-    errno.ENOSPC: "free space on that disk; the same command goes on",
-    errno.EDQUOT: "free space within the quota; the same command goes on",
-    errno.EROFS: "give a place that can be written",
-    errno.EACCES: "give a place that you may read and write",
-    errno.EPERM: "give a place that you may read and write",
-    errno.EMFILE: "raise `ulimit -n`; the same command goes on",
-    errno.ENFILE: "close other programs; the same command goes on",
-    errno.ENOMEM: "free memory; the same command goes on",
+    **ADVICE,
+    errno.EPERM: ADVICE[errno.EACCES],
     errno.ENOTDIR: "a part of that path is a file: give a directory",
     errno.EISDIR: "that is a directory: give a file",
     errno.EEXIST: "a file of that name is there: give another directory",

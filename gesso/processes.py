@@ -1,4 +1,4 @@
-"""The processes of a job under torchrun: joining them, reductions over them, stopping on SIGTERM. torch; no Beam."""
+"""The processes of a job under torchrun: joining, reductions, stopping on SIGTERM or Ctrl-C, memory. torch; no Beam."""
 
 import ctypes
 import os

@@ -97,15 +97,15 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     [
         (
             OSError(errno.ENOSPC, "No space left on device", "raw/00000.tar"),
-            "raw/00000.tar: No space left on device: free space on that disk; the same command goes on",
+            "raw/00000.tar: No space left on device: free some space, or point TMPDIR or --output to a larger disk",
         ),
         (
             RuntimeError("Traceback …\nOSError: [Errno 28] No space left on device: 'raw/a' [while running 'Collect']"),
-            "No space left on device: 'raw/a': free space on that disk; the same command goes on",
+            "No space left on device: 'raw/a': free some space, or point TMPDIR or --output to a larger disk",
         ),
         (
             RuntimeError("PermissionError: [Errno 13] Permission denied: 'raw'"),
-            "Permission denied: 'raw': give a place that you may read and write",
+            "Permission denied: 'raw': this user lacks the permission",
         ),
         (
             FileExistsError(errno.EEXIST, "File exists", "raw"),
@@ -140,7 +140,7 @@ def test_a_full_disk_met_by_a_worker(
     assert cli.main(["collect", *where]) == 2
     told = f"No space left on device: '{tmp_path}/raw/plan/00000.plan'"
     shown = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("planning")]
-    assert shown == [f"gesso: {told}: free space on that disk; the same command goes on"]
+    assert shown == [f"gesso: {told}: free some space, or point TMPDIR or --output to a larger disk"]
     assert "No space left on device" in (tmp_path / f"log.{os.getpid()}").read_text()
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -398,7 +399,14 @@ class TestMistakes:
     ) -> None:
         other = Path(write_dataset(tmp_path / "raw"))
         assert embed(other, embedded, weights) == 2
-        assert "input was [{'path'" in capsys.readouterr().err
+        assert " is not the same shards (184,320 bytes then, 122,880 now); " in capsys.readouterr().err
+
+    def test_the_same_command_goes_on_after_a_move(
+        self, raw: Path, embedded: Path, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        moved, output = (Path(shutil.copytree(path, tmp_path / path.name)) for path in (raw, embedded))
+        assert embed(moved, output, weights) == 0
+        assert f"{output} is finished: nothing to do" in capsys.readouterr().out
 
     def test_a_directory_with_other_things_in_it_is_refused(
         self, raw: Path, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gesso import storage
+from gesso.dataset.collection import open_collection
 from gesso.errors import Rejected, UserError
 from gesso.pipelines.embed import pictures
 from tests.datasets import picture, write_dataset
@@ -66,6 +67,7 @@ class TestShards:
         other = pictures.open_shards(write_dataset(tmp_path / "other", 2, 30)).input
         manifest = hashlib.sha256((raw / "manifest.json").read_bytes()).hexdigest()
         sums = {"sha256": first[0]["sha256"], "manifest_sha256": manifest}
+        assert pictures.open_shards(str(raw)).sha256 == open_collection(str(raw)).sha256 == manifest
         assert first == [{"path": str(raw), "shards": 2, "bytes": 122_880, **sums}]
         assert first[0]["sha256"] != other[0]["sha256"]
 

@@ -488,6 +488,21 @@ class TestMoved:
         assert [item["path"].rpartition("/")[2] for item in inputs] == ["raw", "overlap", "repeats", "mine.txt"]
 
 
+def test_matches_of_embeddings_that_tell_no_source(
+    raw: Path, source: dict[str, Sample], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """clip-retrieval's own, on both sides: keys decide, those that are not there are counted, the card has no path."""
+    overlap = write_overlap(tmp_path / "overlap", "/", [("r1", min(source), 0.9), ("r2", "000000007", 0.9)])
+    decide(overlap, 0.75)
+    unknown = {"kind": "clip-retrieval", "path": "/"}
+    tie(Path(overlap), lambda manifest: manifest["training"].update(source=unknown))
+    tie(Path(overlap), lambda manifest: manifest["reference"].update(source=unknown, embeddings="/coco/clip"))
+    assert export(raw, tmp_path / "clean", "--validation_size", "3", "--drop", overlap) == 0
+    assert read_json(tmp_path / "clean/manifest.json")["funnel"]["overlap"] == 1
+    assert "1 samples that a drop list names (overlap) are not in the shards" in capsys.readouterr().out
+    assert "| reference pictures | 2, `clip` |" in (tmp_path / "clean/README.md").read_text()
+
+
 def tie(folder: Path, change: Callable[[Any], object]) -> None:
     manifest = read_json(folder / "manifest.json")
     change(manifest)
