@@ -32,7 +32,7 @@ def preset_of(argv: Sequence[str], with_gpu: str, without: str) -> str:
             return value if equals else next(iter(argv[number + 1 :]), "")
     has_gpu = has_cuda_driver()
     preset = with_gpu if has_gpu else without
-    if os.environ.get("RANK", "0") == "0":
+    if os.environ.get("RANK", "0") == "0" and not {"-h", "--help"} & set(argv):
         why = "a CUDA driver" if has_gpu else "no CUDA driver"
         print(f"--preset {preset}, since this machine has {why}", file=sys.stderr)
     return preset
