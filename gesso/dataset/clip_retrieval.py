@@ -7,6 +7,7 @@ There is no manifest: the model and the source are not known. Vectors are normal
 as `gesso embed` does, so that a search is exact for what is compared; float16 of unit norm stays bit for bit.
 """
 
+import hashlib
 import os
 import re
 from collections import Counter
@@ -27,6 +28,7 @@ KIND = "clip-retrieval"  # of a source; its paths start at the root: image_path 
 EMBEDDINGS, METADATA = re.compile(r"img_emb_(\d+)\.npy"), re.compile(r"metadata_(\d+)\.parquet")
 NOT_FINITE, ZERO = "vector_not_finite", "vector_zero"  # why a vector is left out
 PICTURES = {*SUFFIXES, "bmp"}  # of the files that clip-retrieval reads
+HEAD = 1 << 16  # bytes of a file that tell its vectors from another model's
 ROWS = 1024  # vectors that are float64 at a time
 FIELDS = {field.name: field for field in METADATA_FIELDS}
 PHASH = "^[0-9a-f]{16}$"
@@ -37,6 +39,14 @@ class BlockFiles(NamedTuple):
 
     embeddings: str
     metadata: str
+
+
+class Head(NamedTuple):
+    """Shape and checksum of the beginning of a file of embeddings, a dozen vectors or more."""
+
+    rows: int
+    dimension: int
+    sha256: str
 
 
 def find(path: str) -> dict[int, BlockFiles]:
@@ -60,19 +70,21 @@ def _numbered(path: str, folder: str, pattern: re.Pattern[str]) -> dict[int, str
     return found
 
 
-def read_shape(path: str) -> tuple[int, int]:
-    """Rows and dimension of a file of embeddings. Raises ValueError where it is none or is cut off, and OSError."""
+def read_head(path: str) -> Head:
+    """The head of a file of embeddings. Raises ValueError where it is none or is cut off, and OSError."""
     with storage.open_input(path) as stream:
         version = np.lib.format.read_magic(stream)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(stream)
         expected = stream.tell() + int(np.prod(shape)) * dtype.itemsize
         size = stream.seek(0, os.SEEK_END)
+        stream.seek(0)
+        sha256 = hashlib.sha256(stream.read(HEAD)).hexdigest()
     if dtype.kind != "f" or len(shape) != 2 or not shape[1]:
         raise ValueError(f"{dtype} {shape} in the place of float16 or float32 (n, d)")
     if size != expected:
         raise ValueError(f"{size:,} bytes, {expected:,} expected")
-    return int(shape[0]), int(shape[1])
+    return Head(int(shape[0]), int(shape[1]), sha256)
 
 
 def unit(vectors: npt.NDArray[np.floating], tolerance: float) -> npt.NDArray[np.float32]:

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from gesso import storage
 from gesso.dataset import clip_retrieval, identity
-from gesso.dataset.clip_retrieval import BlockFiles
+from gesso.dataset.clip_retrieval import BlockFiles, Head
 from gesso.dataset.layout import MANIFEST, PLAN, embedding_name, metadata_name
 from gesso.errors import UserError
 
@@ -76,7 +76,7 @@ class Embeddings:
     path: str
     model: Json  # embeddings of equal models are comparable
     source: Json  # kind, path and checksum of what was embedded
-    sha256: str  # of the manifest; without one, of the names and sizes of all files
+    sha256: str  # of the manifest; without one, see content_sha256
     blocks: tuple[Block, ...]  # without empty ones, sorted by shard
     files: dict[int, BlockFiles] | None = None  # only of clip-retrieval's own: the files of each block
 
@@ -180,28 +180,30 @@ def open_embeddings(path: str) -> Embeddings:
 def open_foreign(path: str, files: dict[int, BlockFiles]) -> Embeddings:
     """A directory of clip-retrieval's own. Raises UserError where a file is damaged or of another dimension."""
     with ThreadPoolExecutor(READERS) as pool:
-        shapes = list(pool.map(lambda names: read_shape(storage.join(path, names.embeddings)), files.values()))
-    dimension = shapes[0][1]
-    for names, shape in zip(files.values(), shapes, strict=True):
-        if shape[1] != dimension:
-            raise UserError(f"{path}/{names.embeddings} has {shape[1]:,} dimensions, others {dimension:,}: remove it")
-    blocks = [Block(number, rows) for number, (rows, _) in zip(files, shapes, strict=True) if rows]
+        heads = list(pool.map(lambda names: read_head(storage.join(path, names.embeddings)), files.values()))
+    dimension = heads[0].dimension
+    for names, head in zip(files.values(), heads, strict=True):
+        if head.dimension != dimension:
+            told = f"{head.dimension:,} dimensions, others {dimension:,}"
+            raise UserError(f"{path}/{names.embeddings} has {told}: remove it")
+    blocks = tuple(Block(number, head.rows) for number, head in zip(files, heads, strict=True) if head.rows)
     model = {"name": UNKNOWN, "pretrained": None, "sha256": None, "image_size": None, "dimension": dimension}
-    return Embeddings(path, model, {"kind": clip_retrieval.KIND, "path": "/"}, files_sha256(path), tuple(blocks), files)
+    source = {"kind": clip_retrieval.KIND, "path": "/"}
+    return Embeddings(path, model, source, content_sha256(path, heads), blocks, files)
 
 
-def read_shape(path: str) -> tuple[int, int]:
+def read_head(path: str) -> Head:
     try:
-        return clip_retrieval.read_shape(path)
+        return clip_retrieval.read_head(path)
     except (OSError, ValueError) as error:
         raise damaged_error(path, str(error), foreign=True) from error
 
 
-def files_sha256(path: str) -> str:
-    """What tells embeddings without a manifest from others: the names and sizes of their files."""
+def content_sha256(path: str, heads: list[Head]) -> str:
+    """What tells embeddings without a manifest from others: names and sizes of all files, and their first vectors."""
     folders = {folder: storage.sizes(storage.join(path, folder)) for folder in ("img_emb", "metadata")}
     lines = [f"{folder}/{name}\t{size}\n" for folder, held in folders.items() for name, size in sorted(held.items())]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256("".join([*lines, *(head.sha256 for head in heads)]).encode()).hexdigest()
 
 
 def read_manifest(path: str) -> tuple[Json, str]:

@@ -38,6 +38,8 @@ def test_a_copy_is_the_same_and_another_is_not(tmp_path: Path) -> None:
     one, copy = (open_embeddings(write_clip_retrieval(tmp_path / name, halves())) for name in ("one", "copy"))
     other = open_embeddings(write_clip_retrieval(tmp_path / "other", halves()[:1]))
     assert one.sha256 == copy.sha256 != other.sha256
+    write_clip_retrieval(tmp_path / "copy", [(-vectors, columns) for vectors, columns in halves()])
+    assert open_embeddings(str(tmp_path / "copy")).sha256 != one.sha256  # the same names and sizes, of another model
 
 
 @pytest.mark.parametrize("dimension", [1, 8, 3072])
