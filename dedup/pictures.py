@@ -14,6 +14,9 @@ from gesso.storage import Found
 MIN_SIDE = 32  # pixels; smaller pictures have too little detail to be told apart
 
 
+REJECTED = "rejected"  # a collection's folder of thumbnails, which stand in tars in old ones
+
+
 class Location(NamedTuple):
     """A picture's bytes: a whole file, or a range of a shard."""
 
@@ -27,7 +30,8 @@ def find(sources: Sequence[str]) -> list[Location]:
 
     Raises UserError where there is none or a shard is damaged.
     """
-    found = [location for source in sources for item in storage.walk(source) for location in locations(item)]
+    files = [item for source in sources for item in storage.walk(source) if f"/{REJECTED}/" not in item.path]
+    found = [location for item in files for location in locations(item)]
     if not found:
         raise UserError(f"--data {' '.join(sources)}: no picture ({', '.join(SUFFIXES)}) and no .tar shard is there")
     return found

@@ -11,7 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 from gesso import storage
 from gesso.images import Pixels
 from gesso.processes import Group
-from gesso.progress import PLAIN_LINE, line
+from gesso.progress import BAR, PLAIN_LINE, line
 from gesso.training import metrics_file
 from gesso.training.layout import METRICS
 
@@ -24,7 +24,7 @@ class MetricsLogger:
         self._path, self._group = storage.join(output, METRICS), group
         self._first, self._last, self._start = first, last, monotonic()
         self._shown, self._live = -PLAIN_LINE, sys.stderr.isatty() and group.rank == 0
-        columns = (BarColumn(bar_width=30), TextColumn("{task.description}"))
+        columns = (BarColumn(bar_width=BAR), TextColumn("{task.description}"))
         self._bar = Progress(*columns, console=Console(stderr=True), disable=not self._live)
         self._task = self._bar.add_task("starting", total=last, completed=first)
         if group.rank == 0:

@@ -271,9 +271,8 @@ def _peek_json(blocks: Iterator[bytes], table: Table, columns: Columns) -> None:
     objects = [record for record in found if record is not None]
     if objects:
         _require(table, columns, list(dict.fromkeys(name for record in objects for name in record)))
-    elif found:
-        what = "lines is a JSON object" if table.format == "jsonl" else "values is an object"
-        raise UserError(f"{table.path}: none of its first {len(found)} {what}: mend the file")
+    elif found and table.format == "json":  # of lines each is a row, and counted as malformed
+        raise UserError(f"{table.path}: none of its first {len(found)} values is an object: mend the file")
 
 
 def _peek_links(blocks: Iterator[bytes], table: Table, columns: Columns) -> None:

@@ -16,6 +16,8 @@ def test_folders_and_shards_side_by_side(tmp_path: Path) -> None:
     (tmp_path / "own/a.png").write_bytes(b"any bytes")
     (tmp_path / "own/notes.txt").write_text("no picture")
     shards = write_dataset(tmp_path / "raw", 1, 10)
+    rejected = tmp_path / "raw/rejected"
+    (rejected / "00000.thumbnails").rename(rejected / "00000.tar")  # as old collections have them
     found = pictures.find([str(tmp_path / "own"), shards])
     names = [Path(location.path).name for location in found]
     assert names[:2] == ["a.png", "b.JPG"]
