@@ -21,7 +21,7 @@ Json = dict[str, Any]
 
 RUN = "run.json"
 SHARDS = ("collection", "img2dataset", "split")
-DETECTOR_FILES = re.compile(r"checkpoint\.pt|detector\.safetensors|events\.out\.tfevents\..+")
+DETECTOR_FILES = re.compile(r"checkpoint\.pt|detector\.safetensors")
 VECTORS = re.compile(r"img_emb_\d+\.npy")
 
 

@@ -21,7 +21,10 @@ def request_url(link: str) -> URL:
     if not found:
         raise ValueError(f"no http or https link: {link[:200]!r}")
     scheme, authority, target = found.groups()
-    origin = URL(f"{scheme}://{authority}")
+    try:
+        origin = URL(f"{scheme}://{authority}")
+    except IndexError as error:  # yarl's for an empty host in brackets
+        raise ValueError(f"no host: {link[:200]!r}") from error
     if not origin.raw_host or origin.port is None:
         raise ValueError(f"no host: {link[:200]!r}")
     target = ILLEGAL.sub(lambda run: quote(run[0], safe="", errors="surrogateescape"), target)

@@ -121,6 +121,7 @@ def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
     """The job with its input opened, and Beam's flags."""
     given, beam_flags = jobs.parse(build_parser(), argv)
     settings = read_flags(given, ExportSettings)
+    check_apart(given.shards, given.output)
     kinds.expect(given.shards, "gesso export --shards", *kinds.SHARDS)
     for listed in given.drop:
         kinds.expect(listed, "gesso export --drop", "matches", "repeats")
@@ -128,7 +129,6 @@ def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
     from gesso.dataset import collection
     from gesso.pipelines.export import drop_lists, shuffle
 
-    check_apart(given.shards, given.output)
     source = collection.open_collection(given.shards)
     drops = tuple(drop_lists.read(path, source.source_record()) for path in given.drop)
     fields = shuffle.kept_fields(source.schema())

@@ -64,7 +64,6 @@ class TestRecognise:
         [
             ("run.json", {"kind": "tokenizer"}, "tokenizer"),
             ("checkpoint.pt", "", "detector"),
-            ("events.out.tfevents.1.host", "", "detector"),
             ("00000_stats.json", {"count": 1}, "img2dataset"),
             ("notes.txt", "", None),
             ("run.json", {"kind": "another"}, None),
@@ -176,9 +175,11 @@ WRITES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("own", "held"), [(own, held) for own in WRITES for held in WRITES if held not in (own, "detector")]
-)
+# An export into its own source is refused for that (tests/pipelines/export/test_job.py).
+OTHERS = [(own, held) for own in WRITES for held in WRITES if held not in (own, "detector")]
+
+
+@pytest.mark.parametrize(("own", "held"), [pair for pair in OTHERS if pair != ("clean", "raw")])
 def test_an_output_that_holds_another_kind(
     own: str, held: str, made: Callable[[str], str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -182,15 +182,13 @@ class TestWhatIsExported:
             tar.end()
         assert (tmp_path / "again.tar").read_bytes() == (clean / "validation/00000.tar").read_bytes()
 
-    def test_verify_and_status_know_it(self, clean: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_verify_and_status_know_it(self, clean: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main(["verify", str(clean)]) == 0
         assert cli.main(["status", str(clean)]) == 0
         assert capsys.readouterr().out == f"{clean}: no problems\n48 of 48 images (100.0%)\nfinished\n"
-        assert cli.main(["report", str(clean)]) == 2
-        assert (
-            "is an export, which its README.md describes: give the shards that it was made of"
-            in capsys.readouterr().err
-        )
+        page = tmp_path / "page.html"
+        assert cli.main(["report", str(clean), "--output", str(page)]) == 0
+        assert "An export: clean, shuffled shards" in page.read_text()
 
 
 class TestValidation:
