@@ -40,7 +40,7 @@ def test_only_what_a_request_cannot_hold_is_quoted(link: str, origin: str, targe
 
 
 @pytest.mark.parametrize(
-    "link", ["", "/a.jpg", "ftp://h/a", "http:/h/a", "http://", "http:///a", "http://h:99999/", "http://h:port/"]
+    "link", ["", "/a.jpg", "ftp://h/a", "http:/h/a", "http://", "http:///a", "http://h:99999/", "HTTP://[]@"]
 )
 def test_what_is_no_link(link: str) -> None:
     with pytest.raises(ValueError, match=r"."):
