@@ -84,7 +84,7 @@ def main(argv: Sequence[str]) -> int:
     run = parse(argv)
     from gesso.dataset import kinds
     from gesso.dedup.trainer import Trainer
-    from gesso.processes import announce_step, processes, stopping
+    from gesso.processes import announce_step, exit_code, processes, stopping
 
     for folder in run.data:
         kinds.expect(folder, "gesso train detector", *kinds.SHARDS, "export")
@@ -99,7 +99,7 @@ def main(argv: Sequence[str]) -> int:
         if group.rank == 0:
             stopped = f"stopped and saved after update {trainer.step}, the same command goes on from there"
             print(f"{run.output}: {'detector written' if finished else stopped}")
-    return 0
+    return exit_code(stop)
 
 
 def check_fits(run: Run, group: "Group") -> None:

@@ -143,6 +143,11 @@ def check_memory(needed: float, device: torch.device, way_out: str) -> None:
         raise UserError(f"this training needs {sizes}: {way_out}")
 
 
+def exit_code(received: list[int]) -> int:
+    """Of a training that these signals have stopped, if any: 130 for Ctrl-C, by which a shell ends its loop, too."""
+    return 130 if signal.SIGINT in received else 0
+
+
 def announce_step(output: str, group: Group, step: int) -> None:
     """Says from which update a training goes on."""
     if group.rank == 0 and step:

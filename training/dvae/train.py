@@ -97,7 +97,7 @@ def main(argv: Sequence[str]) -> int:
 
         print(dry_run.describe(run, int(os.environ.get("WORLD_SIZE", "1"))))
         return 0
-    from gesso.processes import processes, stopping
+    from gesso.processes import exit_code, processes, stopping
 
     progress.announce("loading torch")
     with processes() as group, stopping() as stop, ExitStack() as stack:
@@ -105,7 +105,7 @@ def main(argv: Sequence[str]) -> int:
         outcome = train(run, group, lambda: group.agreed(bool(stop)))
         if group.rank == 0:
             print(f"{run.output}: {outcome}; `gesso report {run.output}` shows it")
-    return 0
+    return exit_code(stop)
 
 
 def train(run: Run, group: "Group", stop: Callable[[], bool]) -> str:

@@ -248,16 +248,17 @@ def test_from_one_process_to_two(data: str, trained: Path, tmp_path: Path, paral
 
 
 @pytest.mark.slow
-def test_a_signal_saves_and_ends(data: str, trained: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_ends(data: str, tmp_path: Path, number: signal.Signals, code: int) -> None:
     command = [sys.executable, "-m", "gesso", "train", "dvae", *flags(data, tmp_path, "--steps", "100000")]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     ) as going:
         while not (tmp_path / "checkpoints").is_dir() or not list((tmp_path / "checkpoints").glob("*.pt")):
             assert going.poll() is None
-        going.send_signal(signal.SIGTERM)
+        going.send_signal(number)
         told, _ = going.communicate()
-    assert going.returncode == 0
+    assert going.returncode == code
     step = max(checkpoint.list_checkpoints(str(tmp_path)))
     assert (
         f"stopped and saved after update {step} the same command goes on from there; `gesso report {tmp_path}` shows it"
