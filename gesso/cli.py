@@ -114,9 +114,9 @@ def run_command(given: list[str], debug: bool) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        told = explain(error)
-        if told:
-            return complain(told)
+        message = explain(error)
+        if message:
+            return complain(message)
         logging.getLogger("gesso").error("", exc_info=error)
         first = str(error).strip().split("\n")[0]
         complain(f"a bug: {type(error).__name__}: {first}: see {log}, or run it with --debug")
@@ -186,7 +186,7 @@ def needs(command: str, module: str) -> str:
 
 
 def explain(error: BaseException) -> str | None:
-    """What a user is told of an error that is no bug: his mistake, or what the machine refuses. None for a bug."""
+    """The message for an error that is no bug: a user's mistake, or what the machine refuses. None for a bug."""
     text = str(error)
     if isinstance(error, UserError):
         return BEHIND.sub("", FROM_WORKER.sub(r"\1", text))

@@ -110,17 +110,17 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], of: str = "") ->
 
     Where the same checksum stands beside a `path`, the path only hints where the content was, and may differ.
     """
-    told = []
+    found = []
     moved = any(name.endswith("sha256") and new[name] and old.get(name) == new[name] for name in new)
     for name, value in new.items():
         was = old.get(name)
         if was == value or (name == "path" and moved):
             continue
         if isinstance(was, Mapping) and isinstance(value, Mapping):
-            told += differences(was, value, f"{of}{name} ")
+            found += differences(was, value, f"{of}{name} ")
         else:
-            told.append(f"{of}{name} was {_short(was)}, is {_short(value)}")
-    return told
+            found.append(f"{of}{name} was {_short(was)}, is {_short(value)}")
+    return found
 
 
 def _short(value: Any) -> str:

@@ -55,7 +55,7 @@ FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the markers that b
 MAX_SEGMENTS = 5000  # of a JPEG: its profile fills 255 at most, a scan has two or three
 MAX_SCANS = 500  # of a progressive JPEG, as in libjpeg-turbo's own fuzzers: a scan of 75 bytes costs 29 ms at 49 MP
 
-Image.MAX_IMAGE_PIXELS = None  # ImageRules.max_pixels is the limit, told from the header before any decode
+Image.MAX_IMAGE_PIXELS = None  # ImageRules.max_pixels is the limit, checked from the header before any decode
 PngImagePlugin.MAX_TEXT_CHUNK = 8_000_000  # bytes of a profile, unpacked, as in browsers; Pillow rejects over 1 MB
 
 

@@ -338,7 +338,7 @@ def _commit(temporary: str, path: str) -> None:
 
 @contextmanager
 def _remote(path: str) -> Iterator[tuple[Any, str]]:
-    """The filesystem of a path and the path in its words; what fails in the body is told as OSError."""
+    """The filesystem of a path and the path in its words; what fails in the body is raised as OSError."""
     try:
         filesystem, name = _filesystem(path)
         yield filesystem, name
@@ -384,8 +384,8 @@ def _failure(error: Exception, path: str) -> OSError:
     number = number or getattr(error, "errno", None) or errno.EIO
     if number == errno.ENOENT:
         return OSError(number, os.strerror(number), path)
-    told = str(getattr(error, "strerror", None) or error).strip()
-    reason = told.splitlines()[0] if told else "no reason is told"
+    message = str(getattr(error, "strerror", None) or error).strip()
+    reason = message.splitlines()[0] if message else "no reason given"
     return OSError(number, reason if isinstance(error, OSError) else f"{type(error).__name__}: {reason}", path)
 
 
@@ -415,7 +415,7 @@ def _size_remote(path: str) -> int:
     with _remote(path) as (filesystem, name):
         size = filesystem.info(name)["size"]
         if size is None:
-            raise OSError(errno.EIO, "its size is not told")
+            raise OSError(errno.EIO, "its size is unknown")
         return int(size)
 
 

@@ -6,7 +6,7 @@
     matches, repeats          the damaged file
     dvae, tokenizer, detector the damaged checkpoint or weights
 
-With them goes the manifest, which is written last and again. What cannot be made again is left and told.
+With them goes the manifest, which is written last and again. What cannot be made again is left and named.
 """
 
 import re

@@ -128,8 +128,8 @@ class Embeddings:
         except (OSError, ValueError, pa.ArrowInvalid) as error:
             raise damaged_error(path, str(error), self.foreign) from error
         if table.num_rows != block.rows or table.column_names != columns:
-            told = f"{table.num_rows} rows of {table.column_names}, {block.rows} of {columns} expected"
-            raise damaged_error(path, told, self.foreign)
+            reason = f"{table.num_rows} rows of {table.column_names}, {block.rows} of {columns} expected"
+            raise damaged_error(path, reason, self.foreign)
         return table
 
     def unit_vectors(self, part: Slice) -> npt.NDArray[np.float32]:
@@ -145,8 +145,8 @@ class Embeddings:
         wrong = np.flatnonzero(~(np.abs(norms - 1) <= UNIT_TOLERANCE))
         if wrong.size:
             row = int(wrong[0])
-            told = f"row {part.start + row} has norm {np.sqrt(norms[row]):.4g}, not 1"
-            raise damaged_error(self.names(part.block).embeddings, told)
+            reason = f"row {part.start + row} has norm {np.sqrt(norms[row]):.4g}, not 1"
+            raise damaged_error(self.names(part.block).embeddings, reason)
         return single
 
     def left_out(self, chunk: Chunk) -> Counter[str]:
@@ -184,8 +184,8 @@ def open_foreign(path: str, files: dict[int, BlockFiles]) -> Embeddings:
     dimension = heads[0].dimension
     for names, head in zip(files.values(), heads, strict=True):
         if head.dimension != dimension:
-            told = f"{head.dimension:,} dimensions, others {dimension:,}"
-            raise UserError(f"{path}/{names.embeddings} has {told}: remove it")
+            reason = f"{head.dimension:,} dimensions, others {dimension:,}"
+            raise UserError(f"{path}/{names.embeddings} has {reason}: remove it")
     blocks = tuple(Block(number, head.rows) for number, head in zip(files, heads, strict=True) if head.rows)
     model = {"name": UNKNOWN, "pretrained": None, "sha256": None, "image_size": None, "dimension": dimension}
     source = {"kind": clip_retrieval.KIND, "path": "/"}

@@ -1,4 +1,4 @@
-"""What ties an output to its input: the content, told by checksums; a path only hints where it was. Standard library.
+"""What ties an output to its input: the content, by checksums; a path only hints where it was. Standard library.
 
     {"kind": "shards", "path": "../raw", "manifest_sha256": "1f0c…", "samples": 36}
 
@@ -32,20 +32,20 @@ def hint(path: str, output: str) -> str:
 
 def published(path: str, output: str) -> str:
     """The same for a file that goes out into the world: of a path that is not near, the last name alone."""
-    told = hint(path, output)
-    return os.path.basename(told) or told if os.path.isabs(told) else told
+    shown = hint(path, output)
+    return os.path.basename(shown) or shown if os.path.isabs(shown) else shown
 
 
-def resolve(told: str, output: str) -> str:
+def resolve(shown: str, output: str) -> str:
     """The path that a file in `output` tells, from the machine's root."""
-    if not storage.is_local(told) or os.path.isabs(storage.local(told)):
-        return told
-    beside = storage.absolute(storage.join(storage.absolute(output), told))
-    return beside if os.path.exists(beside) else os.path.normpath(os.path.join(_real(output), told))
+    if not storage.is_local(shown) or os.path.isabs(storage.local(shown)):
+        return shown
+    beside = storage.absolute(storage.join(storage.absolute(output), shown))
+    return beside if os.path.exists(beside) else os.path.normpath(os.path.join(_real(output), shown))
 
 
 def with_paths(value: Any, tell: Callable[[str], str]) -> Any:
-    """The value with every path in it told by `tell`."""
+    """The value with every path in it replaced by `tell`'s result."""
     if isinstance(value, list):
         return [with_paths(item, tell) for item in value]
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What a directory holds, told by the JSON files that gesso leaves in it; and what it is refused for. Standard library.
+"""What a directory holds, recognised by gesso's JSON files in it; and what it is refused for. Standard library.
 
     manifest.json, plan.json   collection, embeddings, matches, repeats, export, tokens
     run.json                   a training: dvae, tokenizer, detector
@@ -65,8 +65,8 @@ KINDS = {
 def recognise(path: str) -> Kind | None:
     """The kind of a directory, finished or not; None for one that gesso does not know, or that is not there."""
     names = storage.sizes(path).keys()
-    told = (ask(storage.join(path, name)) for name, ask in ASKED.items() if name in names)
-    name = next((name for name in told if name in KINDS), None)
+    names_found = (ask(storage.join(path, name)) for name, ask in ASKED.items() if name in names)
+    name = next((name for name in names_found if name in KINDS), None)
     return KINDS[name] if name else _by_names(path, names)
 
 
@@ -124,7 +124,7 @@ def _ask_manifest(path: str) -> str | None:
 
 
 def _ask_plan(path: str) -> str | None:
-    """The kind of an unfinished output; a plan without one is told by its settings."""
+    """The kind of an unfinished output; a plan without one is recognised by its settings."""
     value = read_object(path) or {}
     settings = value.get("settings") or {}
     signs = {"repeats": "near", "matches": "top_k", "embeddings": "model"}

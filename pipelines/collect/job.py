@@ -118,8 +118,8 @@ def warn_of_nothing(funnel: dict[str, int]) -> None:
     if kept:
         return
     reason = max((name for name in funnel if name not in (ROWS_READ, SUCCESS)), key=funnel.__getitem__, default=None)
-    told = f"most ended as {reason}: {meaning(reason)}" if reason else "the tables hold no rows."
-    print(f"warning: no picture was kept of {read:,} rows; {told}", file=sys.stderr)
+    why = f"most ended as {reason}: {meaning(reason)}" if reason else "the tables hold no rows."
+    print(f"warning: no picture was kept of {read:,} rows; {why}", file=sys.stderr)
 
 
 def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:

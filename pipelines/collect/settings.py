@@ -1,4 +1,4 @@
-"""What a collection may be told: caption and image rules, limits, sizes. Light: the standard library alone."""
+"""Settings of a collection: caption and image rules, limits, sizes. Light: the standard library alone."""
 
 import os
 from dataclasses import dataclass, field

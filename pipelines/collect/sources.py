@@ -2,7 +2,7 @@
 
 A row comes out as it stood in its table, or as one count under the reason that rejected it: the rows of the batches
 and the counts beside them add up to the rows of the file. Empty lines of a text table are no rows. How text tables are
-split into rows, and what a stray quote costs, is told in text_rows.py.
+split into rows, and what a stray quote costs, is described in text_rows.py.
 
 A table without a column of captions has a caption column of Arrow's null type: its rows have no caption to judge.
 """
@@ -473,7 +473,7 @@ def _records(blocks: Iterator[bytes], table: Table) -> Iterator[dict[str, Any] |
         return
     number = 0
     try:
-        for number, record in enumerate(text_rows.json_records(blocks), 1):  # noqa: B007 - told below
+        for number, record in enumerate(text_rows.json_records(blocks), 1):  # noqa: B007 - named in the error below
             yield record
     except ValueError as error:
         what = f"is no JSON behind its first {number:,} values ({error})"

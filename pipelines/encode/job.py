@@ -74,7 +74,7 @@ class Job:
         return {"format": 1, "kind": KIND, **self.published(), "samples": samples}
 
     def published(self) -> Json:
-        """The record, its paths told for others: relative to the output, or as names."""
+        """The record, its paths as published: relative to the output, or as names."""
         return dict(identity.with_paths(self.record(), partial(identity.published, output=self.output)))
 
 

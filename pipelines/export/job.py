@@ -63,7 +63,7 @@ class Job:
         }
 
     def published(self, value: Any) -> Any:
-        """The value, its paths told for others: relative to the output, or as names."""
+        """The value, its paths as published: relative to the output, or as names."""
         return identity.with_paths(value, partial(identity.published, output=self.output))
 
     @property

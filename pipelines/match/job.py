@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
     manifest = storage.read_json(storage.join(job.output, layout.MANIFEST))
     print(f"{manifest['references']:,} references among {manifest['samples']:,} training pictures")
     for side in ("training", "reference"):
-        if left_out := parts.told(manifest[side].get("left_out", {})):
+        if left_out := parts.describe_counts(manifest[side].get("left_out", {})):
             print(f"{side}: {left_out}")
     print(f"matches in {job.output}; next: gesso review {job.output}")
     return 0

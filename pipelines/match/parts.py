@@ -72,7 +72,7 @@ def left_out(output: str) -> Counts:
     return dict(sorted(counts.items()))
 
 
-def told(counts: Counts) -> str:
+def describe_counts(counts: Counts) -> str:
     """`3 vectors are left out: 2 vector_not_finite, 1 vector_zero`; nothing where none is."""
     if not counts:
         return ""

@@ -102,7 +102,7 @@ def main(argv: Sequence[str]) -> int:
             finish(job)
         parts.remove_parts(job.output)
     written = storage.read_json(storage.join(job.output, layout.MANIFEST))
-    if left_out := parts.told(written.get("left_out", {})):
+    if left_out := parts.describe_counts(written.get("left_out", {})):
         print(left_out)
     for reason, number in written["dropped"].items():
         print(f"{reason:13}{number:>12,}  {100 * number / max(1, job.source.samples):5.1f}%")
