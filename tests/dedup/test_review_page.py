@@ -456,7 +456,10 @@ class TestRemembering:
         page.open()
         assert page.text("#judged") == "2"
         assert page.tab.locator("#threshold").input_value() == "0.895"
-        assert [page.text(f".row:nth-of-type({n}) .chip") for n in (1, 2)] == ["Judged duplicate", "Judged different"]
+        assert [page.text(f".row[aria-posinset='{n}'] .chip") for n in (1, 2)] == [
+            "Judged duplicate",
+            "Judged different",
+        ]
 
     def test_looking_alone_decides_nothing(self, serve: Callable[..., Page], small: Path) -> None:
         page = serve(small)
