@@ -19,6 +19,7 @@ def run(out: Path) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_quickstart(tmp_path: Path) -> None:
     out = tmp_path / "quickstart"
     printed = run(out)
