@@ -90,6 +90,7 @@ def test_ctrl_c_ends_a_job_with_one_line(tmp_path: Path, beam: list[str]) -> Non
         ["collect", "--input", "{t}/links.csv", "--output", "{t}/out"],
         ["export", "--shards", "{t}/raw", "--output", "{t}/out"],
         ["repeats", "--shards", "{t}/raw", "--output", "{t}/out"],
+        ["train", "detector", "--data", "{t}/raw", "--output", "{t}/out", "--preset", "tiny"],
     ],
 )
 def test_a_second_run_on_one_output_is_refused(
