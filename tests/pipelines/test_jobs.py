@@ -101,4 +101,4 @@ def test_a_second_run_on_one_output_is_refused(
     with lock(str(tmp_path / "out")):
         assert cli.main([item.format(t=tmp_path) for item in argv]) == 2
         assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
-    assert capsys.readouterr().err.startswith(f"gesso: {tmp_path}/out is being written by `gesso ")
+    assert capsys.readouterr().err.startswith(f"gesso: {tmp_path}/out is being written by `gesso")

@@ -157,7 +157,7 @@ class TestRunningOrStopped:
         output = write_dataset(tmp_path, 2, 20, finished=False)
         with lock.lock(output):
             state = told(output, capsys)[1]
-        assert state.startswith("running: `gesso ")
+        assert state.startswith("running: `gesso")
         assert f"(process {os.getpid()} of " in state
         assert told(output, capsys)[1].startswith("stopped since ")
 

@@ -86,6 +86,7 @@ def main() -> None:
     with processes() as group:
         found = gradients(group, sys.argv[1])
         Path(sys.argv[2], f"{group.rank}.json").write_text(json.dumps(found))
+        group.agreed(False)  # until both are through: gloo's threads of one may still wait for the other
 
 
 def spread(parallel: str, folder: Path) -> list[dict[str, object]]:
