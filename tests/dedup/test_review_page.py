@@ -17,7 +17,6 @@ from tests.reviews import HOSTILE, MODEL, Match, Sample, similarity, write_overl
 
 pytestmark = pytest.mark.browser
 
-CHROMIUM = Path("/usr/bin/chromium")
 SIZE = {"width": 1200, "height": 800}
 MANY = 300  # references of the larger overlap
 DRAWN = 12  # rows in the document at most
@@ -26,18 +25,6 @@ STICKING_OUT = """rows => rows.flatMap(row => [...row.querySelectorAll(".mark, .
   const inner = part.getBoundingClientRect(), outer = row.getBoundingClientRect();
   return inner.width && (inner.right > outer.right + 1 || inner.bottom > outer.bottom + 1);
 }).map(part => part.className))"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not CHROMIUM.exists():
-        pytest.skip(f"no browser at {CHROMIUM}")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        driven = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield driven
-        driven.close()
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,6 @@ from gesso.pipelines import report
 from gesso.pipelines.report import charts, page, pages, samples
 from gesso.pipelines.report.survey import Histogram, Tally, log_edges, outcome_of
 
-CHROMIUM = Path("/usr/bin/chromium")
 HOSTILE = '<script>alert("1")</script> & <img src=x onerror=alert(2)> ‮مرحبا😀'
 LONG = "the harbour and its boats, " * 37 + "x"
 SETTINGS = {"engine": "gesso", "min_side": 16, "image_size": 32, "max_aspect_ratio": 2.0, "extra": []}
@@ -436,18 +435,6 @@ class TestMistakes:
         )
         check = "import sys; sys.exit(any(name in sys.modules for name in ('apache_beam', 'torch', 'aiohttp')))"
         assert subprocess.run([sys.executable, "-c", f"{run}; {check}"], check=False).returncode == 0
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not CHROMIUM.exists():
-        pytest.skip(f"no browser at {CHROMIUM}")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        driven = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield driven
-        driven.close()
 
 
 @pytest.mark.browser

@@ -1,7 +1,6 @@
 """The pages of exports and tokens; what has no page."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from gesso.pipelines.report import charts, export_page, tokens_page
 from gesso.pipelines.report.tokens_page import Usage
 from tests.exports import write_export
 
-CHROMIUM = Path("/usr/bin/chromium")
 HOSTILE = "<script>alert(1)</script> & a dog"
 VOCABULARY = 8
 # Of two shards for training and one for validation: (n, views, g, g).
@@ -182,18 +180,6 @@ def test_what_has_no_page(kind: str, told: str, tmp_path: Path, capsys: pytest.C
     assert told.format(tmp_path) in error
     assert error.count("\n") == 1
     assert not (tmp_path / "report.html").exists()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not CHROMIUM.exists():
-        pytest.skip(f"no browser at {CHROMIUM}")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        driven = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield driven
-        driven.close()
 
 
 @pytest.mark.browser

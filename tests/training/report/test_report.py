@@ -20,7 +20,6 @@ from gesso.training.report.curves import Line, Panel, Scale
 from gesso.training.report.run import Codebook, Run, is_run, read_run, spread
 from tests import runs
 
-CHROMIUM = Path("/usr/bin/chromium")
 PIXELS = """places => {
   const canvas = document.getElementById("codes");
   const { data, width } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
@@ -437,18 +436,6 @@ class TestPage:
 
 
 # ── in Chromium ──
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not CHROMIUM.exists():
-        pytest.skip(f"no browser at {CHROMIUM}")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        driven = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield driven
-        driven.close()
 
 
 @pytest.fixture
