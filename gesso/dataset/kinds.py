@@ -64,10 +64,10 @@ KINDS = {
 
 def recognise(path: str) -> Kind | None:
     """The kind of a directory, finished or not; None for one that gesso does not know, or that is not there."""
-    names = storage.sizes(path).keys()
-    names_found = (ask(storage.join(path, name)) for name, ask in ASKED.items() if name in names)
-    name = next((name for name in names_found if name in KINDS), None)
-    return KINDS[name] if name else _by_names(path, names)
+    files = ((storage.join(path, name), ask) for name, ask in ASKED.items())
+    answers = (ask(file) for file, ask in files if storage.exists(file))
+    name = next((name for name in answers if name in KINDS), None)
+    return KINDS[name] if name else _by_names(path, storage.sizes(path).keys())
 
 
 def find(path: str) -> tuple[str, Kind]:
