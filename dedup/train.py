@@ -8,11 +8,9 @@ processes, ends with the same weights (on CPU to the last bit). Several processe
 gesso train detector …`. b pairs of a process, B of all, D dimension.
 """
 
-import os
-import sys
 from argparse import SUPPRESS
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -22,7 +20,7 @@ from gesso.devices import preset_of
 from gesso.errors import UserError
 from gesso.flags import Parser, add_flags, at_least, one_of, path, read_flags
 from gesso.lock import lock
-from gesso.progress import PLAIN_LINE, line
+from gesso.progress import Display, State, line
 
 if TYPE_CHECKING:
     from gesso.dedup.trainer import Metrics, Trainer
@@ -95,7 +93,7 @@ def main(argv: Sequence[str]) -> int:
         trainer = Trainer(run, group)
         announce_step(run.output, group, trainer.step)
         with closing(trainer):
-            finished = train(run, trainer, lambda: group.agreed(bool(stop)))
+            finished = train(run, trainer, group.rank == 0, lambda: group.agreed(bool(stop)))
         if group.rank == 0:
             stopped = f"stopped and saved after update {trainer.step}, the same command goes on from there"
             print(f"{run.output}: {'detector written' if finished else stopped}")
@@ -117,33 +115,25 @@ def check_fits(run: Run, group: "Group") -> None:
     group.first(lambda: check_memory(needed, group.device, "give a smaller --preset or --batch_size"))
 
 
-def train(run: Run, trainer: "Trainer", stop: Callable[[], bool]) -> bool:
-    """The loop: updates, metrics, checkpoints. Returns whether it came to the last step."""
-    begin, first = monotonic(), trainer.step
-    show = Display(run.training.steps)
-    for batch in trainer.batches():
-        metrics = trainer.update(batch)
-        rate = (trainer.step - first) / (monotonic() - begin)
-        trainer.log(metrics, rate)
-        show(trainer.step, metrics, rate)
-        stopped = stop()
-        if stopped or trainer.step % run.save_every == 0 or trainer.step == run.training.steps:
-            trainer.save()
-        if stopped:
-            return False
+def train(run: Run, trainer: "Trainer", is_first: bool, stop: Callable[[], bool]) -> bool:
+    """The loop: updates, metrics, checkpoints. Returns whether it came to the last step. The first process shows it."""
+    begin, first, steps = monotonic(), trainer.step, run.training.steps
+    with Display() if is_first else nullcontext() as display:
+        for batch in trainer.batches():
+            metrics = trainer.update(batch)
+            trainer.log(metrics, (trainer.step - first) / (monotonic() - begin))
+            if display:
+                display.show(shown(trainer.step, steps, metrics), last=trainer.step == steps)
+            stopped = stop()
+            if stopped or trainer.step % run.save_every == 0 or trainer.step == steps:
+                trainer.save()
+            if stopped:
+                return False
     trainer.finish()
     return True
 
 
-class Display:
-    """Progress for people: a line every ten seconds, by the first process."""
-
-    def __init__(self, steps: int) -> None:
-        self._steps, self._shown = steps, -PLAIN_LINE
-
-    def __call__(self, step: int, metrics: "Metrics", rate: float) -> None:
-        if os.environ.get("RANK", "0") != "0" or (monotonic() - self._shown < PLAIN_LINE and step < self._steps):
-            return
-        self._shown = monotonic()
-        what = f"loss {metrics.loss:.3f} · nearest {100 * metrics.accuracy:.1f}%"
-        print(f"{line(step, self._steps, 'updates', rate)} · {what}", file=sys.stderr, flush=True)
+def shown(step: int, steps: int, metrics: "Metrics") -> State:
+    """How far the training is, for people."""
+    what = f"loss {metrics.loss:.3f} · nearest {100 * metrics.accuracy:.1f}%"
+    return State(step, steps, lambda rate: f"{line(step, steps, 'updates', rate)} · {what}")

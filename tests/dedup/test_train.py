@@ -69,7 +69,7 @@ def test_stopped_after_every_update_it_ends_with_the_same_weights(data: Path, tr
     for step in range(1, 7):
         trainer = Trainer(job, ALONE)
         assert trainer.step == step - 1
-        assert not train.train(job, trainer, lambda: True)
+        assert not train.train(job, trainer, True, lambda: True)
         trainer.close()
     assert run(data, tmp_path) == 0
     assert detector_of(tmp_path) == detector_of(trained)

@@ -8,7 +8,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gesso.processes import Group
-from gesso.training import metrics, metrics_file
+from gesso.training import metrics_file
 from gesso.training.metrics import MetricsLogger, summary
 
 CPU = torch.device("cpu")
@@ -63,7 +63,7 @@ def test_a_line_every_ten_seconds_and_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr(metrics, "monotonic", lambda: now[0])
+    monkeypatch.setattr("gesso.progress.monotonic", lambda: now[0])
     with MetricsLogger(str(tmp_path), FIRST, 0, 40) as logger:
         for step in range(1, 41):
             now[0] = step / 2
