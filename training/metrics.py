@@ -55,10 +55,11 @@ class MetricsLogger:
 
 
 def summary(values: dict[str, float]) -> str:
-    """`loss -0.512 · 95 images/s · 812 MiB · MFU 31%`."""
+    """`loss -0.512 · 95 images/s · 812 MiB · MFU 31%`; a prior's speed is in tokens."""
     parts = [f"loss {values['loss']:.3f}"]
-    if "images_per_second" in values:
-        parts += [f"{values['images_per_second']:,.0f} images/s", f"{values['memory_mib']:,.0f} MiB"]
+    speeds = {unit: values[f"{unit}_per_second"] for unit in ("images", "tokens") if f"{unit}_per_second" in values}
+    for unit, speed in speeds.items():
+        parts += [f"{speed:,.0f} {unit}/s", f"{values['memory_mib']:,.0f} MiB"]
     if "mfu" in values:
         parts.append(f"MFU {100 * values['mfu']:.0f}%")
     return " · ".join(parts)

@@ -1,4 +1,4 @@
-"""Speed of a training: images a second, memory, and the share of the GPUs' peak that is used. torch."""
+"""Speed of a training: images or tokens a second, memory, and the share of the GPUs' peak that is used. torch."""
 
 import resource
 import sys
@@ -27,22 +27,23 @@ PEAKS_FP32 = {
 class Throughput:
     """Measures the time between two records."""
 
-    def __init__(self, group: Group, step: int, images: int, flops: float = 0.0, peak: float = 0.0) -> None:
-        """`images`: of an update; `flops`: operations of an image, forward and backward; `peak`: of one GPU, FLOP/s.
-
-        Without `flops` or `peak` there is no MFU.
+    def __init__(
+        self, group: Group, step: int, items: int, flops: float = 0.0, peak: float = 0.0, unit: str = "images"
+    ) -> None:
+        """`items`: of an update, in `unit`; `flops`: operations of an item, forward and backward; `peak`: of one GPU,
+        FLOP/s. Without `flops` or `peak` there is no MFU.
         """
-        self._group, self._step, self._images = group, step, images
+        self._group, self._step, self._items, self._unit = group, step, items, unit
         self._share = flops / (peak * group.size) if peak else 0.0
         self._since = monotonic()
 
     def measure(self, step: int) -> dict[str, float]:
-        """`images_per_second` since the last call, `memory_mib`, and `mfu` where it is known."""
+        """`images_per_second` (or other items) since the last call, `memory_mib`, and `mfu` where it is known."""
         now = monotonic()
-        rate = (step - self._step) * self._images / max(1e-9, now - self._since)
+        rate = (step - self._step) * self._items / max(1e-9, now - self._since)
         self._since, self._step = now, step
         mfu = {"mfu": rate * self._share} if self._share else {}
-        return {"images_per_second": rate, "memory_mib": memory(self._group.device), **mfu}
+        return {f"{self._unit}_per_second": rate, "memory_mib": memory(self._group.device), **mfu}
 
     @contextmanager
     def pause(self) -> Iterator[None]:

@@ -26,7 +26,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_images_since_the_last_measurement(clock: Clock) -> None:
-    speed = Throughput(Group(0, 1, CPU), step=10, images=8)
+    speed = Throughput(Group(0, 1, CPU), step=10, items=8)
     clock.now += 4
     assert speed.measure(15)["images_per_second"] == 10
     clock.now += 2
@@ -34,7 +34,7 @@ def test_images_since_the_last_measurement(clock: Clock) -> None:
 
 
 def test_a_pause_does_not_count(clock: Clock) -> None:
-    speed = Throughput(Group(0, 1, CPU), step=0, images=8)
+    speed = Throughput(Group(0, 1, CPU), step=0, items=8)
     clock.now += 2
     with speed.pause():
         clock.now += 1000
@@ -42,13 +42,13 @@ def test_a_pause_does_not_count(clock: Clock) -> None:
 
 
 def test_mfu_is_of_all_processes_peaks(clock: Clock) -> None:
-    speed = Throughput(Group(0, 4, CPU), step=0, images=100, flops=2e9, peak=1e12)
+    speed = Throughput(Group(0, 4, CPU), step=0, items=100, flops=2e9, peak=1e12)
     clock.now += 1
     assert speed.measure(10)["mfu"] == pytest.approx(1000 * 2e9 / 4e12)
 
 
 def test_without_a_known_peak_there_is_no_mfu(clock: Clock) -> None:
-    speed = Throughput(Group(0, 1, CPU), step=0, images=100, flops=2e9, peak=0.0)
+    speed = Throughput(Group(0, 1, CPU), step=0, items=100, flops=2e9, peak=0.0)
     clock.now += 1
     assert set(speed.measure(1)) == {"images_per_second", "memory_mib"}
 
@@ -79,3 +79,7 @@ def test_peaks_by_name(name: str, precision: str, peak: float, monkeypatch: pyte
 
 def test_a_cpu_has_no_known_peak() -> None:
     assert peak_flops(CPU, "fp32") == 0
+
+
+def test_the_unit_is_in_the_name() -> None:
+    assert set(Throughput(Group(0, 1, CPU), 0, 1, unit="tokens").measure(1)) == {"tokens_per_second", "memory_mib"}

@@ -3,14 +3,12 @@
 Relaxed: codes sampled at the temperature of the training; hard: the likeliest codes, as `gesso encode` writes them.
 """
 
-import io
 from collections.abc import Iterator
 from math import ceil, sqrt
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from gesso.images import Pixels
@@ -22,11 +20,10 @@ from gesso.training.dvae.model import DVAE, channels_first
 from gesso.training.dvae.noise import exponential
 from gesso.training.dvae.objective import SUBPIXELS
 from gesso.training.dvae.settings import FACTOR
+from gesso.training.grids import tiles, to_bytes
 
 SHOWN = 16  # pictures of a grid
-COLUMNS = 8  # of a grid
 REPEATS = 3  # a code is shown by decoding 3×3 of it and taking the middle
-GAP = 2  # pixels between pictures
 
 
 class Evaluation(NamedTuple):
@@ -132,11 +129,6 @@ def val_metrics(means: dict[str, float], counts: Tensor) -> dict[str, float]:
     }
 
 
-def to_bytes(pictures: Tensor) -> Tensor:
-    """(b, 3, h, w) in 0…1 → uint8 (b, h, w, 3)."""
-    return (pictures * 255).round().to(torch.uint8).movedim(1, 3)
-
-
 def code_pictures(model: DVAE, device: torch.device, batch_size: int = 256) -> Tensor:
     """What each code decodes to when its neighbours are the same code: uint8 (K, 8, 8, 3)."""
     middle = slice(REPEATS // 2 * FACTOR, REPEATS // 2 * FACTOR + FACTOR)
@@ -147,32 +139,7 @@ def code_pictures(model: DVAE, device: torch.device, batch_size: int = 256) -> T
     return torch.cat(parts).cpu()
 
 
-def reconstruction_grid(originals: Tensor, reconstructions: Tensor) -> Pixels:
-    """Rows of originals, each with the row of their reconstructions under it: (h, w, 3) uint8."""
-    starts = range(0, len(originals), COLUMNS)
-    rows = [half[start : start + COLUMNS] for start in starts for half in (originals, reconstructions)]
-    return tiles(rows, GAP)
-
-
 def code_grid(pictures: Tensor) -> Pixels:
     """The pictures of codes in ceil(sqrt(K)) columns, row by row, without gaps: (h, w, 3) uint8."""
     columns = ceil(sqrt(len(pictures)))
     return tiles(list(torch.split(pictures, columns)), 0)
-
-
-def tiles(rows: list[Tensor], gap: int) -> Pixels:
-    """Rows of pictures of one size, (n, h, w, 3) each, on a white canvas."""
-    height, width = rows[0].shape[1:3]
-    columns = max(map(len, rows))
-    canvas = np.full((len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
-    for y, row in enumerate(rows):
-        for x, picture in enumerate(row):
-            top, left = y * (height + gap), x * (width + gap)
-            canvas[top : top + height, left : left + width] = picture.numpy()
-    return canvas
-
-
-def png(pixels: Pixels) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return stream.getvalue()

@@ -16,6 +16,7 @@ from gesso import storage
 from gesso.errors import UserError
 from gesso.images import Pixels
 from gesso.processes import Group
+from gesso.training import grids
 from gesso.training.checkpoint import Tensors
 from gesso.training.data.loader import Batch, Loader
 from gesso.training.data.order import State
@@ -127,7 +128,7 @@ class Trainer:
             codes = evaluation.code_pictures(self.model, self._group.device)
         if self._group.rank:
             return Evaluated(found.values, {})
-        grid = evaluation.reconstruction_grid(found.originals, found.reconstructions)
+        grid = grids.pair_grid(found.originals, found.reconstructions)
         folder = storage.join(run.output, evaluation_name(self.step))
         write_evaluation(folder, grid, evaluation.code_grid(codes), found.counts)
         return Evaluated(found.values, {GRID_TITLE: grid})
@@ -226,5 +227,5 @@ def write_evaluation(folder: str, grid: Pixels, codes: Pixels, counts: Tensor) -
     """The files of an evaluation that `gesso report` shows."""
     for name, pixels in ((GRID, grid), (CODES, codes)):
         with storage.write_whole(storage.join(folder, name)) as stream:
-            stream.write(evaluation.png(pixels))
+            stream.write(grids.png(pixels))
     storage.write_json(storage.join(folder, USAGE), {"counts": counts.tolist()})

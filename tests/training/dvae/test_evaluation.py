@@ -1,14 +1,13 @@
 """An evaluation: sums over batches and processes, what its figures mean, its pictures."""
 
-import io
 from math import log
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from gesso.processes import Group
+from gesso.training import grids
 from gesso.training.data.loader import sequential_batches
 from gesso.training.data.split import Split, open_split
 from gesso.training.dvae import evaluation, objective
@@ -92,29 +91,11 @@ def test_a_process_without_a_share_still_passes(model: DVAE, split: Split) -> No
     assert [int(pixels.sum()) for _, pixels in batches] == [16 * 16 * 3, 0, 0]
 
 
-def test_originals_stand_above_their_reconstructions() -> None:
-    originals = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1).expand(10, 4, 4, 3)
-    grid = evaluation.reconstruction_grid(originals, originals + 100)
-    assert grid.shape == (4 * 6 - 2, 8 * 6 - 2, 3)
-    assert grid[::6, ::6, 0].tolist() == [
-        [0, 1, 2, 3, 4, 5, 6, 7],
-        [100, 101, 102, 103, 104, 105, 106, 107],
-        [8, 9, *[255] * 6],
-        [108, 109, *[255] * 6],
-    ]
-    assert (grid[4:6] == 255).all()
-
-
 def test_codes_stand_in_the_order_of_their_numbers(model: DVAE) -> None:
     pictures = evaluation.code_pictures(model, torch.device("cpu"), batch_size=4)
     assert pictures.shape == (6, 8, 8, 3)
     whole = model.decode(torch.full((1, 3, 3), 5))
-    assert torch.equal(pictures[5], evaluation.to_bytes(whole[:, :, 8:16, 8:16])[0])
+    assert torch.equal(pictures[5], grids.to_bytes(whole[:, :, 8:16, 8:16])[0])
     square = evaluation.code_grid(pictures)
     assert square.shape == (16, 24, 3)
     assert (square[8:, 16:] == pictures[5].numpy()).all()
-
-
-def test_a_png_holds_the_pixels() -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
-    assert (np.asarray(Image.open(io.BytesIO(evaluation.png(pixels)))) == pixels).all()
