@@ -1,7 +1,10 @@
-"""Captions for tests: a few in many scripts, and thousands of real ones where the machine has them."""
+"""Captions for tests: a few in many scripts, thousands of real ones where the machine has them; a small tokenizer."""
 
+import json
 from functools import cache
 from pathlib import Path
+
+from gesso.training.tokenizer.bpe import Tokenizer, parse, train
 
 DATA = Path(__file__).parents[2] / "shared/data"
 SCRIPTS = {
@@ -34,3 +37,10 @@ def real(languages: int = 11, each: int = 500) -> list[str]:
     """Captions of several languages that people wrote; none where the machine has no shared data."""
     found = sorted((DATA / "captions_eleven_languages").glob("*.txt"))[:languages]
     return [line.strip() for path in found for line in path.read_text("utf-8").splitlines()[:each] if line.strip()]
+
+
+@cache
+def small_tokenizer(vocabulary: int = 400) -> Tokenizer:
+    """A tokenizer of the captions above and of those of tests/exports.py."""
+    captions = [*SCRIPTS.values(), *(f"A picture of number {number}, drawn" for number in range(40))]
+    return Tokenizer(*parse(json.loads(train(captions * 2, vocabulary))))

@@ -41,14 +41,15 @@ def write_export(
     shard_size: int = 10,
     pictures: Callable[[int], bytes] = picture,
     captions: Callable[[int], str] = caption,
+    links: Callable[[int], int] = lambda number: number,
 ) -> str:
     """Writes an export with `counts` samples of train and validation in shards of about `shard_size`; returns its path.
 
-    Number n of `range(sum(counts))` has the picture `pictures(n)` and the caption `captions(n)`; which of them are for
-    validation, and the order, follow from links and captions, as always.
+    Number n of `range(sum(counts))` has the picture `pictures(n)`, the caption `captions(n)` and the number `links(n)`
+    in its link; which of them are for validation, and the order, follow from links and captions, as always.
     """
     with tempfile.TemporaryDirectory() as raw:
-        write_raw(raw, sum(counts), pictures, captions)
+        write_raw(raw, sum(counts), pictures, captions, links)
         export_shards(raw, str(folder), ExportSettings(validation_size=counts[1], shard_size=shard_size))
     return str(folder)
 
@@ -62,9 +63,16 @@ def upload(folder: Path, target: str) -> str:
     return target
 
 
-def write_raw(raw: str, count: int, pictures: Callable[[int], bytes], captions: Callable[[int], str]) -> None:
+def write_raw(
+    raw: str,
+    count: int,
+    pictures: Callable[[int], bytes],
+    captions: Callable[[int], str],
+    links: Callable[[int], int] = lambda number: number,
+) -> None:
     """A finished collection of one shard."""
-    rows = sorted((pair(number, captions(number)) for number in range(count)), key=lambda row: str(row["key"]))
+    pairs_of = (pair(number, captions(number), links(number)) for number in range(count))
+    rows = sorted(pairs_of, key=lambda row: str(row["key"]))
     pairs = [pa.RecordBatch.from_pylist(rows, plan_schema())]
     record: Any = {"settings": {"engine": "gesso"}, "input": [], "counted_only": {}}
     storage.write_json(storage.join(raw, layout.PLAN), {**record, "shards": 1, "links": count, "rows_read": count})
@@ -75,8 +83,8 @@ def write_raw(raw: str, count: int, pictures: Callable[[int], bytes], captions: 
     manifest.finish(raw)
 
 
-def pair(number: int, text: str) -> dict[str, Any]:
-    url = f"http://host{number % 3}.example/{number}.jpg"
+def pair(number: int, text: str, link: int) -> dict[str, Any]:
+    url = f"http://host{link % 3}.example/{link}.jpg"
     return {"key": sample_key(normalize_url(url), text), "url": url, "caption": text, "reason": None, "n": number}
 
 

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 import torch
 
 from gesso import storage
-from gesso.dataset.layout import marker_name, rows_name, tar_name
+from gesso.dataset.layout import codes_name, marker_name, rows_name
 from gesso.dataset.progress import ProgressFile
 from gesso.dataset.records import SUCCESS
 from gesso.dataset.shards import HashingWriter
@@ -36,7 +36,8 @@ from gesso.images import Pixels
 from gesso.storage import Range
 from gesso.training.data.randomness import random_of
 from gesso.training.data.samples import decode
-from gesso.training.data.split import Shard, Split
+from gesso.training.data.shards import Shard
+from gesso.training.data.split import Split
 from gesso.training.data.views import prior_view
 from gesso.training.dvae.model import DVAE
 from gesso.training.dvae.settings import FACTOR
@@ -82,10 +83,6 @@ class Encoded(NamedTuple):
 
     def counts(self) -> Counter[str]:
         return Counter(row["reason"] for row in self.rejected) + Counter({SUCCESS: len(self.rows)})
-
-
-def codes_name(index: int) -> str:
-    return f"{index:05d}.npy"
 
 
 def device_of(name: str) -> torch.device:
@@ -192,7 +189,7 @@ def prepare(rows: list[Row], split: Split, shard: Shard, size: int, settings: En
 
 def read(rows: list[Row], split: Split, shard: Shard) -> list[bytes]:
     """The encoded pictures of some samples."""
-    tar, name = split.tar(shard), f"{split.split}/{tar_name(shard.index)}"
+    tar, name = split.tar(shard), split.name(shard)
     try:
         bodies = storage.read_ranges([Range(tar, row["image_offset"], row["image_bytes"]) for row in rows])
     except OSError as error:

@@ -31,6 +31,11 @@ def rows_name(index: int) -> str:
     return f"{index:05d}.parquet"
 
 
+def codes_name(index: int) -> str:
+    """The array of a shard's codes, beside its rows (`gesso encode`)."""
+    return f"{index:05d}.npy"
+
+
 def rejected_name(index: int) -> str:
     """A tar."""
     return f"rejected/{index:05d}.thumbnails"

@@ -65,8 +65,8 @@ class Job:
         return [Target(replace(split, shards=()), shard) for split in self.splits for shard in split.shards]
 
     def record(self) -> Json:
-        """What decides the bytes of the output."""
-        settings = {"dvae": self.identity, **self.settings.record()}
+        """What decides the bytes of the output; the path of the dVAE hints where it was."""
+        settings = {"dvae": {**self.identity, "path": self.dvae}, **self.settings.record()}
         return {"settings": settings, "input": [split.identity() for split in self.splits]}
 
     def plan(self) -> Json:
@@ -135,10 +135,9 @@ def open_job(output: str, shards: str, dvae: str, settings: EncodeSettings) -> J
 
 def open_splits(shards: str) -> "Iterator[Split]":
     """The splits of an export that hold samples. Raises UserError where there is none."""
-    from gesso.training.data.split import open_split, read_manifest
+    from gesso.training.data.split import filled_splits, open_split
 
-    manifest, _ = read_manifest(shards)
-    filled = {entry["split"] for entry in manifest["shards"] if entry["count"]}
+    filled = filled_splits(shards)
     yield from (open_split(shards, split) for split in SPLITS if split in filled or split == SPLITS[0])
 
 

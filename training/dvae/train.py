@@ -25,7 +25,8 @@ from gesso.training.settings import ComputeSettings, LoopSettings
 
 if TYPE_CHECKING:
     from gesso.processes import Group
-    from gesso.training.data.split import Damaged, Split
+    from gesso.training.data.shards import Damaged
+    from gesso.training.data.split import Split
     from gesso.training.dvae.trainer import Trainer
     from gesso.training.throughput import Throughput
 

@@ -9,7 +9,7 @@ No torch.
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from tokenizers.trainers import BpeTrainer
 
 from gesso import storage
 from gesso.errors import UserError
-from gesso.training.tokenizer.dropout import Merges, draws
+from gesso.training.tokenizer.dropout import Draws, Merges
 from gesso.training.tokenizer.settings import DROPOUT, FILE, POSITIONS, TOKEN_BYTES
 
 Json = dict[str, Any]
@@ -76,11 +76,18 @@ class Tokenizer:
 
     def encode(self, caption: str, random: np.random.Generator | None = None) -> Ids:
         """The ids of a caption, (256,) uint16; with `random`, under BPE dropout of 10% with its random numbers."""
+        return self.ids(self.tokens(caption, POSITIONS, random))
+
+    def tokens(self, caption: str, most: int, random: np.random.Generator | None = None) -> list[int]:
+        """The tokens of a caption: at least the first `most`, up to 256, where it has as many; `random` as above."""
         text = plain(caption)
-        tokens = self._bpe.encode(text).ids if random is None else self._dropped(text, random)
+        return self._bpe.encode(text).ids if random is None else self._dropped(text, most, random)
+
+    def ids(self, tokens: Sequence[int]) -> Ids:
+        """Tokens behind start-of-text, padded or cut off: (256,) uint16."""
         ids = self._slots.copy()
-        tokens = tokens[: POSITIONS - 1]
-        ids[1 : 1 + len(tokens)] = tokens
+        kept = tokens[: POSITIONS - 1]
+        ids[1 : 1 + len(kept)] = kept
         return ids
 
     def length(self, caption: str) -> int:
@@ -91,11 +98,11 @@ class Tokenizer:
         """The lower-cased text of the ids, without start-of-text and padding; U+FFFD for an incomplete character."""
         return str(self._bpe.decode([int(each) for each in ids if each < self._first]))
 
-    def _dropped(self, text: str, random: np.random.Generator) -> list[int]:
+    def _dropped(self, text: str, most: int, random: np.random.Generator) -> list[int]:
         words = self._words.pre_tokenize_str(self._lower.normalize_str(text))
-        draw, ids = draws(random), list[int]()
+        draw, ids = Draws(random), list[int]()
         for word, _ in words:
-            if len(ids) >= POSITIONS - 1:
+            if len(ids) >= most:
                 break
             ids += self._merges.ids(word, draw, DROPOUT)
         return ids

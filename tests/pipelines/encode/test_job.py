@@ -115,14 +115,14 @@ class TestOutput:
 
     def test_manifest(self, data: Path, tokens: Path, dvae: str, capsys: pytest.CaptureFixture[str]) -> None:
         manifest = json.loads((tokens / "manifest.json").read_text())
-        splits = manifest["splits"]
+        splits, where = manifest["splits"], f"../../{Path(dvae).parent.name}/0000500.pt"
         assert {name: manifest[name] for name in ("format", "kind", "codes", "samples", "funnel", "settings")} == {
             "format": 1,
             "kind": "tokens",
             "codes": {"vocabulary": 64, "views": 2, "grid": 4},
             "samples": 32,
             "funnel": {"rows_read": 33, "success": 32, "too_small": 1},
-            "settings": {"dvae": open_dvae(dvae).identity(), "views": 2, "seed": 0, "batch_size": 4},
+            "settings": {"dvae": {**open_dvae(dvae).identity(), "path": where}, "views": 2, "seed": 0, "batch_size": 4},
         }
         assert splits in ({"train": 25, "validation": 7}, {"train": 26, "validation": 6})
         told = f"../../{data.name}"

@@ -18,7 +18,8 @@ import webdataset as wds
 
 from gesso import images
 from gesso.errors import UserError
-from gesso.training.data.loader import Batch, Loader, Pending, Workers, sequential_batches
+from gesso.training.data.batches import Pending
+from gesso.training.data.loader import Batch, Loader, Workers, sequential_batches
 from gesso.training.data.order import Places, State
 from gesso.training.data.randomness import random_of
 from gesso.training.data.split import Split, open_split
@@ -156,7 +157,7 @@ class TestThreads:
         """Two batches, and where they are small two tasks of sixteen samples for each thread."""
         submitted, submit = list[int](), Workers.submit
 
-        def counted(self: Workers, places: Places, state: State) -> Pending:
+        def counted(self: Workers, places: Places, state: State) -> Pending[Batch]:
             submitted.append(len(places.rows))
             return submit(self, places, state)
 

@@ -123,7 +123,8 @@ class TestDamage:
         damage, words = DAMAGES[kind]
         damage(clean / "train" / name)
         out = (
-            r": `gesso verify .*clean` lists all damage, `gesso train dvae --damaged quarantine` leaves such shards out"
+            r": `gesso verify .*clean` lists all damage, "
+            "`gesso train dvae` and `gesso train prior` leave such shards out with --damaged quarantine"
         )
         with pytest.raises(UserError, match=f"clean/{words.format(name=name)}.*{out}$"):
             open_split(str(clean), "train", checksums=True)

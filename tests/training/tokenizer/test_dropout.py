@@ -11,7 +11,7 @@ import pytest
 import tokenizers
 
 from gesso.training.tokenizer import bpe
-from gesso.training.tokenizer.dropout import Merges, draws
+from gesso.training.tokenizer.dropout import TRACED, Draws, Merges
 from tests.captions import SCRIPTS, real
 
 needs_captions = pytest.mark.skipif(not real(), reason="no shared captions to measure on")
@@ -121,29 +121,45 @@ class TestEnds:
 
     def test_at_probability_one_bytes_remain(self, small: Trained) -> None:
         for word in small.words[0]:
-            ids = small.merges.ids(word, draws(np.random.default_rng(0)), 1.0)
+            ids = small.merges.ids(word, Draws(np.random.default_rng(0)), 1.0)
             assert ids == [small.vocabulary[letter] for letter in word]
 
     def test_no_word(self) -> None:
-        assert Merges(ABC, []).ids("", draws(np.random.default_rng(0)), 0.5) == []
+        assert Merges(ABC, []).ids("", Draws(np.random.default_rng(0)), 0.5) == []
 
     def test_equal_pairs_are_merged_from_the_left(self) -> None:
         merges = Merges({"a": 0, "aa": 1}, [("a", "a")])
-        assert merges.ids("aaaaa", draws(np.random.default_rng(0)), 0.0) == [1, 1, 0]
+        assert merges.ids("aaaaa", Draws(np.random.default_rng(0)), 0.0) == [1, 1, 0]
 
 
 def check_ids(trained: Trained) -> None:
     for caption, words in zip(trained.captions, trained.words, strict=True):
-        draw = draws(np.random.default_rng(0))
+        draw = Draws(np.random.default_rng(0))
         ours = [number for word in words for number in trained.merges.ids(word, draw, 0.0)]
         assert ours == trained.theirs.encode(caption).ids
+
+
+class TestDraws:
+    def test_they_are_the_generators(self) -> None:
+        draw = Draws(np.random.default_rng(5))
+        assert [next(draw) for _ in range(200)] == np.random.default_rng(5).random(200).tolist()
+
+    def test_those_passed_over_are_gone_and_no_other(self) -> None:
+        numbers = np.random.default_rng(5).random(1000).tolist()
+        draw, place = Draws(np.random.default_rng(5)), 0
+        for most in (0, 1, 5, 2, 100, 7, 3, 200):
+            below = next((at for at, number in enumerate(numbers[place:]) if number < 0.1), 1000)
+            assert draw.skip(most, 0.1) == min(most, below)
+            place += min(most, below)
+            assert next(draw) == numbers[place]
+            place += 1
 
 
 class TestLaw:
     def test_of_a_word_with_two_merges_that_compete(self) -> None:
         """abc with a+b, then b+c, then ab+c: what the algorithm of the paper gives, written out."""
         merges, p, count = Merges(ABC, [("a", "b"), ("b", "c"), ("ab", "c")]), 0.3, 20_000
-        draw = draws(np.random.default_rng(3))
+        draw = Draws(np.random.default_rng(3))
         found = Counter(tuple(merges.ids("abc", draw, p)) for _ in range(count))
         expected = {
             (0, 1, 2): p * p,  # both left out
@@ -155,12 +171,15 @@ class TestLaw:
         for ids, share in expected.items():
             assert abs(found[ids] - count * share) < 4 * (count * share * (1 - share)) ** 0.5
 
-    def test_the_same_draws_give_what_the_queue_gives(self, small: Trained) -> None:
+    @pytest.mark.parametrize("probability", [0.0, 0.05, 0.2, 0.6, 1.0])
+    def test_the_same_draws_give_what_the_queue_gives(self, small: Trained, probability: float) -> None:
+        """Also for words whose merges are remembered, and for those that are too long for it."""
         queue = Queue(small, outdated=False)
+        assert {len(word) > TRACED for words in small.words for word in words} == {False, True}
         for seed, words in enumerate(small.words):
-            one, other = (draws(np.random.default_rng(seed)) for _ in range(2))
+            one, other = (Draws(np.random.default_rng(seed)) for _ in range(2))
             for word in words:
-                assert small.merges.ids(word, one, 0.2) == queue.ids(word, other, 0.2)
+                assert small.merges.ids(word, one, probability) == queue.ids(word, other, probability)
 
     @needs_captions
     def test_the_mean_number_of_tokens(self, large: Trained) -> None:
@@ -171,7 +190,7 @@ class TestLaw:
         for number, (caption, words) in enumerate(zip(large.captions[::2], large.words[::2], strict=True)):
             library += [len(large.theirs.encode(caption)) for _ in range(3)]
             for kind, lengths, seed in ((outdated, theirs, 1), (live, papers, 2), (large.merges, ours, 3)):
-                draw = draws(np.random.default_rng([seed, number]))
+                draw = Draws(np.random.default_rng([seed, number]))
                 lengths.append(sum(len(kind.ids(word, draw, 0.1)) for word in words))
         large.theirs.model.dropout = None
         assert_agree(library, theirs)
