@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -67,6 +68,22 @@ def local(tensors: Iterable[Tensor]) -> list[Tensor]:
 def full(tensor: Tensor) -> Tensor:
     """The full tensor, in every process. Collective: all processes must call it together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def sharded_like(parameter: Tensor, shard: Tensor) -> Tensor:
+    """`shard`, the same memory, as the part of a tensor that is sharded as `parameter` is; maybe on another device."""
+    if not isinstance(parameter, DTensor):
+        return shard
+    mesh, shape, stride = mesh_on(parameter.device_mesh, shard.device.type), parameter.shape, parameter.stride()
+    return DTensor.from_local(shard, mesh, parameter.placements, run_check=False, shape=shape, stride=stride)
+
+
+@lru_cache
+def mesh_on(mesh: DeviceMesh, device_type: str) -> DeviceMesh:
+    """The same processes as a mesh of another kind of device."""
+    if mesh.device_type == device_type:
+        return mesh
+    return DeviceMesh.from_group(mesh.get_group(), device_type, mesh=mesh.mesh.tolist())
 
 
 @torch.no_grad()

@@ -1,0 +1,221 @@
+"""The gradient of an update from those of all processes: by plain all-reduce, or by PowerSGD. torch; knows no model.
+
+    backward ─ reduce-scatter, block by block ─┬─ all-reduce over the replicas ─────────────────── plain
+                                               └─ ÷ scale ─▶ error buffers ─▶ P, Q' all-reduced ─── PowerSGD
+    gains, biases, embeddings ─ one float32 all-reduce
+    ─▶ norm, and which blocks are finite ─▶ float32 gradients, one matrix at a time ─▶ the optimizer
+
+The loss is divided by the size of the full batch, so the gradient is the sum over all processes. `scales` are those of
+the blocks (blocks,), by which backward has multiplied the gradients of all their parameters.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from math import inf, sqrt
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+
+from gesso.processes import Group
+from gesso.training.distributed.parallel import local
+from gesso.training.distributed.powersgd import PowerSGD
+from gesso.training.distributed.sharding import Blocks, Parameters, Spread
+
+
+class Reduced(NamedTuple):
+    """What is known of an update's gradient before it is applied; the same in every process."""
+
+    norm: float  # of the unscaled gradient; inf where any part of it is not finite
+    finite: Tensor  # bool (blocks,): whether all gradients of a block are
+
+
+class Traffic(NamedTuple):
+    """Bytes that this process handed to all-reduces over the replicas, and those that compression has spared."""
+
+    sent: int
+    saved: int
+
+
+class Reduction(Protocol):
+    """After each backward pass: `reduce`, then `gradients` unless the update is skipped, then `finish`."""
+
+    def reduce(self) -> Reduced:
+        """Completes the reduction. Collective."""
+
+    def gradients(self) -> Iterator[tuple[str, Tensor]]:
+        """The unscaled gradient of each parameter by name, this process's shard of it, float32."""
+
+    def finish(self, made: bool) -> None:
+        """Ends the update, made or skipped, and frees the gradients."""
+
+    def traffic(self) -> Traffic:
+        """Of the last update."""
+
+    def errors(self) -> dict[str, Tensor]:
+        """What has not been applied yet, summed over the replicas, by name of the matrix, float32. Collective."""
+
+    def restore(self, errors: dict[str, Tensor]) -> None:
+        """Continues from such sums."""
+
+
+class Common:
+    """What both ways share: parameters and their blocks, the float32 bucket, what the processes agree on."""
+
+    def __init__(self, blocks: Blocks, spread: Spread, group: Group, scales: Tensor) -> None:
+        self._blocks, self._spread, self._group, self._scales = blocks.blocks, spread, group, scales
+        self._matrices, self._replicated = blocks.matrices, blocks.replicated
+        self._owners = {name: k for k, block in enumerate(blocks.blocks) for name in (*block.matrices, *block.others)}
+        self._bucket, self._views = build_bucket(self._replicated)
+        self._clear()
+
+    def _clear(self) -> None:
+        """Frees the matrices' gradients, and sets the others' to zero: views of the bucket, to which backward adds."""
+        self._bucket.zero_()
+        for name, value in self._replicated.items():
+            value.grad = self._views[name]
+        for value in self._matrices.values():
+            value.grad = None
+
+    def _reduce_replicated(self) -> Tensor:
+        """Unscales and sums the gradients of the replicated parameters; returns their norms, (parameters,)."""
+        for number, block in enumerate(self._blocks):
+            torch._foreach_div_([self._views[name] for name in block.others], self._scales[number])
+        if self._spread.ordinal is not None:  # DDP has reduced them
+            dist.all_reduce(self._bucket)
+        return torch.stack(torch._foreach_norm(list(self._views.values())))
+
+    def _agree(self, finite: Tensor, squared: Tensor, replicated: Tensor) -> Reduced:
+        """What holds over all processes. `finite`: of each matrix; `squared`: the squared norm of this process's
+        shards; `replicated`: the norms of the other parameters, the same everywhere."""
+        outside, device = len(self._blocks), self._bucket.device
+        owners = torch.tensor(
+            [self._owners.get(name, outside) for name in (*self._matrices, *self._views)], device=device
+        )
+        broken = torch.cat([~finite, ~replicated.isfinite()]).float()
+        counts = torch.zeros(outside + 1, device=device).index_add_(0, owners, broken)
+        total = self._group.total(torch.cat([counts, squared.view(1) / self._spread.replicas]))
+        norm = sqrt(value) if (value := float(total[-1] + replicated.square().sum())) >= 0 else inf
+        return Reduced(inf if total[:-1].any() else norm, total[:outside] == 0)
+
+
+class PlainReduction(Common):
+    """All-reduce in the dtype of the gradients, block by block during backward under FSDP and DDP."""
+
+    def __init__(self, blocks: Blocks, spread: Spread, group: Group, scales: Tensor) -> None:
+        super().__init__(blocks, spread, group, scales)
+        half = next(iter(self._matrices.values())).dtype == torch.float16
+        self._divisor, self._sent = float(spread.replicas) if half and spread.ordinal is not None else 1.0, 0
+        if spread.ordinal is not None and spread.replicas > 1:
+            for block in blocks.blocks:
+                assert isinstance(block.module, FSDPModule)
+                block.module.set_all_reduce_hook(self._all_reduce)
+
+    def reduce(self) -> Reduced:
+        replicated = self._reduce_replicated()
+        norms = torch.stack(torch._foreach_norm([self._gradient(name) for name in self._matrices], dtype=torch.float32))
+        units = torch.stack([self._unit(name) for name in self._matrices])
+        return self._agree(norms.isfinite(), (norms / units).square().sum(), replicated)
+
+    def gradients(self) -> Iterator[tuple[str, Tensor]]:
+        yield from ((name, self._gradient(name).float() / self._unit(name)) for name in self._matrices)
+        yield from self._views.items()
+
+    def finish(self, made: bool) -> None:
+        self._clear()
+
+    def traffic(self) -> Traffic:
+        sent, self._sent = self._sent, 0
+        return Traffic(sent, 0)
+
+    def errors(self) -> dict[str, Tensor]:
+        return {}
+
+    def restore(self, errors: dict[str, Tensor]) -> None:
+        """There is nothing to continue from."""
+
+    def _all_reduce(self, flat: Tensor) -> None:
+        """The hook of FSDP: gets the reduce-scattered gradients of a block in one tensor."""
+        dist.all_reduce(flat.div_(self._divisor), group=self._spread.ordinal)
+        self._sent += flat.numel() * flat.element_size()
+
+    def _gradient(self, name: str) -> Tensor:
+        gradient = self._matrices[name].grad
+        assert gradient is not None, name
+        return local([gradient])[0]
+
+    def _unit(self, name: str) -> Tensor:
+        """What a matrix's gradient is multiplied by."""
+        return self._scales[self._owners[name]] / (self._spread.divisor * self._divisor)
+
+
+class PowerReduction(Common):
+    """PowerSGD over the replicas (DALL-E paper, E.2). A gradient goes into its error buffer as soon as it is there.
+
+    FSDP calls a parameter's post-accumulate hook after each reduce-scatter: nothing of its internals is needed.
+    """
+
+    def __init__(self, blocks: Blocks, spread: Spread, group: Group, scales: Tensor, compressor: "PowerSGD") -> None:
+        super().__init__(blocks, spread, group, scales)
+        self._compressor = compressor
+        self._finite: dict[str, Tensor] = {}
+        if spread.ordinal is not None:
+            for name, value in self._matrices.items():
+                value.register_post_accumulate_grad_hook(partial(self._accumulate, name))  # type: ignore[no-untyped-call]
+
+    def reduce(self) -> Reduced:
+        replicated = self._reduce_replicated()
+        if self._spread.ordinal is None:
+            for name, value in self._matrices.items():
+                self._accumulate(name, value)
+        self._compressor.compress(self._sum)
+        finite = torch.stack([self._finite[name] for name in self._matrices])
+        return self._agree(finite, self._compressor.squared_norm(), replicated)
+
+    def gradients(self) -> Iterator[tuple[str, Tensor]]:
+        yield from ((name, self._compressor.gradient(name)) for name in self._matrices)
+        yield from self._views.items()
+
+    def finish(self, made: bool) -> None:
+        self._compressor.feedback(made)
+        self._clear()
+
+    def traffic(self) -> Traffic:
+        return Traffic(self._compressor.sent, self._compressor.saved)
+
+    def errors(self) -> dict[str, Tensor]:
+        return dict(self._compressor.summed(self._sum))
+
+    def restore(self, errors: dict[str, Tensor]) -> None:
+        self._compressor.restore(errors.items())
+
+    def _accumulate(self, name: str, value: Tensor) -> None:
+        """Adds a gradient that is finite to its error buffer, and frees it."""
+        assert value.grad is not None, name
+        gradient = local([value.grad])[0].float() * (self._spread.divisor / self._scales[self._owners[name]])
+        self._finite[name] = finite = gradient.isfinite().all()
+        self._compressor.accumulate(name, torch.where(finite, gradient, 0.0))
+        value.grad = None
+
+    def _sum(self, tensors: list[Tensor]) -> None:
+        """Sums over the replicas, in place."""
+        for tensor in tensors if self._spread.replicas > 1 else []:
+            dist.all_reduce(tensor, group=self._spread.ordinal)
+
+
+def build_bucket(parameters: Parameters) -> tuple[Tensor, dict[str, Tensor]]:
+    """A float32 tensor for the gradients of all parameters, and the part of each by name."""
+    sizes = [value.numel() for value in parameters.values()]
+    flat = torch.zeros(sum(sizes), device=next(iter(parameters.values())).device)
+    parts = zip(parameters.items(), torch.split(flat, sizes), strict=True)
+    return flat, {name: part.view(value.shape) for (name, value), part in parts}
+
+
+def build_reduction(
+    blocks: Blocks, spread: Spread, group: Group, scales: Tensor, compressor: "PowerSGD | None"
+) -> Reduction:
+    if compressor is None:
+        return PlainReduction(blocks, spread, group, scales)
+    return PowerReduction(blocks, spread, group, scales, compressor)
