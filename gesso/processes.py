@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -12,12 +13,16 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from gesso.errors import UserError
 
 T = TypeVar("T")
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
+# What gloo and NCCL say where a process of the group is gone.
+LOST = re.compile("Connection (reset|closed) by peer|remote process exited|Socket Timeout")
 
 
 class Group(NamedTuple):
@@ -67,15 +72,32 @@ def processes(timeout: timedelta | None = None) -> Iterator[Group]:
     if "WORLD_SIZE" not in os.environ:
         yield Group(0, 1, torch.device("cuda" if cuda else "cpu"))
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timeout)
+    join("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout)
     local = int(os.environ["LOCAL_RANK"])
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
     try:
         yield Group(dist.get_rank(), dist.get_world_size(), device)
+    except RuntimeError as error:
+        if LOST.search(str(error)):
+            raise UserError(
+                "another process of this job has ended, its own message says why; torchrun's --max_restarts starts all "
+                "of them again"
+            ) from error
+        raise
     finally:
         dist.destroy_process_group()
+
+
+def join(backend: str, timeout: timedelta | None) -> None:
+    """Joins the process group of torchrun, under names of its own after each restart of the processes.
+
+    torchrun's store keeps the addresses of processes that were killed, which gloo of torch 2.15 would connect to.
+    """
+    store, rank, size = next(rendezvous("env://"))
+    attempt = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group(backend, store=attempt, rank=rank, world_size=size, timeout=timeout)
 
 
 def keep_memory() -> None:

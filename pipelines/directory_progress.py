@@ -4,7 +4,7 @@ collection, img2dataset     status.CollectionProgress: the plan, markers, progre
 export, tokens              the markers of both splits
 embeddings                  the markers of the blocks that the plan counts
 matches, repeats            the markers of parts, until the manifest counts the result
-dvae                        run.json and metrics.jsonl
+dvae, prior                 run.json and metrics.jsonl
 tokenizer, detector         whether the file that is written last is there
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from gesso import progress, storage
 from gesso.dataset import export, manifest
-from gesso.dataset.kinds import RUN, Kind
+from gesso.dataset.kinds import RUN, TRAININGS, Kind
 from gesso.dataset.layout import MANIFEST
 from gesso.progress import State
 from gesso.training import metrics_file
@@ -24,7 +24,8 @@ Json = dict[str, Any]
 
 Reader = Callable[[], State]
 LAST = {"tokenizer": "tokenizer.json", "detector": "detector.safetensors"}  # the file that a training writes last
-SHOWN = {"loss": "loss", "val_psnr": "validation PSNR"}  # of a training's metrics, with their names for people
+# Of a training's metrics, with their names for people.
+SHOWN = {"loss": "loss", "val_loss": "validation loss", "val_psnr": "validation PSNR"}
 
 
 def reader(path: str, kind: Kind) -> Reader:
@@ -35,15 +36,15 @@ def reader(path: str, kind: Kind) -> Reader:
         "embeddings": lambda path: lambda: embeddings(path),
         "matches": lambda path: lambda: search(path),
         "repeats": lambda path: lambda: search(path),
-        "dvae": lambda path: lambda: training(path),
         "tokenizer": lambda path: lambda: last_file(path, LAST["tokenizer"]),
         "detector": lambda path: lambda: last_file(path, LAST["detector"]),
+        **{name: lambda path: lambda: training(path) for name in TRAININGS},
     }
     return readers[kind.name](path)
 
 
 def is_finished(path: str, kind: Kind) -> bool:
-    if kind.name == "dvae":
+    if kind.name in TRAININGS:
         now = training(path)
         return now.total is not None and now.done >= now.total
     return is_written(path, LAST.get(kind.name, MANIFEST))
@@ -78,14 +79,22 @@ def found(manifest: Json) -> str:
 
 def training(path: str) -> State:
     """A run's last update, its speed at the last record that has one, and the time that is left at that speed."""
-    settings = storage.read_json(storage.join(path, RUN)).get("settings", {})
+    about = storage.read_json(storage.join(path, RUN))
     records = metrics_file.read(storage.join(path, METRICS))
-    step, steps = int(records[-1]["step"]) if records else 0, settings.get("steps")
+    step, steps = int(records[-1]["step"]) if records else 0, about.get("settings", {}).get("steps")
     last = {name: value for record in records for name, value in record.items() if isfinite(value)}
-    speed = last.get("images_per_second", 0) / settings.get("batch_size", 1)
     figures = [f"{text} {last[name]:.4g}" for name, text in SHOWN.items() if name in last]
-    shown = progress.line(step, steps, "updates", speed) if steps else f"update {step:,}"
+    shown = progress.line(step, steps, "updates", update_rate(about, last)) if steps else f"update {step:,}"
     return State(step, steps, lambda rate: " · ".join([shown, *figures]))
+
+
+def update_rate(about: Json, last: Json) -> float:
+    """Updates a second, from a run's last speed in images or tokens; 0 where none is known."""
+    items = {
+        "images_per_second": about.get("settings", {}).get("batch_size"),
+        "tokens_per_second": about.get("loop", {}).get("tokens_per_update"),
+    }
+    return next((last[name] / count for name, count in items.items() if count and name in last), 0.0)
 
 
 def is_written(path: str, name: str) -> bool:

@@ -4,7 +4,7 @@
     embeddings, tokens        likewise of a block
     export                    a damaged tar; all files where rows are damaged, which are planned together
     matches, repeats          the damaged file
-    dvae, tokenizer, detector the damaged checkpoint or weights
+    dvae, prior, tokenizer, detector   the damaged checkpoint or weights
 
 With them goes the manifest, which is written last and again. What cannot be made again is left and named.
 """

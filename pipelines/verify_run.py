@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from gesso import storage
-from gesso.dataset.kinds import RUN, Kind
+from gesso.dataset.kinds import RUN, TRAININGS, Kind
 from gesso.errors import UserError
 from gesso.training import metrics_file
 from gesso.training.layout import METRICS
@@ -18,7 +18,7 @@ from gesso.training.layout import METRICS
 Advance = Callable[[int], None]  # called with a number of bytes
 Check = Callable[[str], str]  # from a path to what is wrong; an empty string for nothing
 
-KINDS = ("dvae", "tokenizer", "detector")
+KINDS = (*TRAININGS, "tokenizer", "detector")
 
 
 def verify(output: str, kind: Kind, start: Advance, advance: Advance) -> list[str]:

@@ -4,7 +4,8 @@ RECORD = "run.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS, BEST = "checkpoints", "best.json"
 EVALUATIONS = "evaluations"
-GRID, CODES, USAGE = "grid.png", "codes.png", "usage.json"  # of an evaluation
+GRID, CODES, USAGE = "grid.png", "codes.png", "usage.json"  # of a dVAE's evaluation
+SAMPLES, CAPTIONS = "samples.png", "samples.json"  # of a prior's evaluation
 
 
 def evaluation_name(step: int) -> str:

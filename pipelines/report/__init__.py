@@ -31,7 +31,7 @@ def write(directory: str, output: str | None, pictures: int) -> str:
     path, kind = kinds.find(directory)
     if kind.name in ELSEWHERE:
         raise UserError(f"`gesso report` has no page for {kind.text}: {ELSEWHERE[kind.name].format(path)}")
-    if kind.name == "dvae":
+    if kind.name in kinds.TRAININGS:
         from gesso.training import report as training_report
 
         return training_report.report(path, output)
@@ -48,9 +48,8 @@ def build_parser() -> Parser:
     parser = Parser(
         "gesso report", "Writes a self-contained HTML page about a dataset's content or a training's progress."
     )
-    parser.add_argument(
-        "directory", type=path, help="the --output of `gesso collect`, `export`, `encode` or `train dvae`"
-    )
+    made = "`gesso collect`, `export`, `encode`, `train dvae` or `train prior`"
+    parser.add_argument("directory", type=path, help=f"the --output of {made}")
     parser.add_argument(
         "--output", type=path, metavar="FILE", help="file to write the page to; DIR/report.html if not given"
     )

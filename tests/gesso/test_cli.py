@@ -32,7 +32,7 @@ def test_help_lists_the_commands_in_the_order_of_the_work(capsys: pytest.Capture
     assert listed == [
         *("collect", "status", "verify", "report"),
         *("train detector", "embed", "match", "review", "repeats", "export"),
-        *("train tokenizer", "train dvae", "encode"),
+        *("train tokenizer", "train dvae", "train prior", "encode", "plan"),
     ]
 
 
@@ -185,7 +185,9 @@ def test_a_group_lists_its_commands(argv: list[str], capsys: pytest.CaptureFixtu
     assert cli.main(argv) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "usage: gesso train WHAT …"
-    assert [line.split("  ")[1] for line in lines[2:]] == ["train detector", "train tokenizer", "train dvae"]
+    assert [line.split("  ")[1] for line in lines[2:]] == [
+        *("train detector", "train tokenizer", "train dvae", "train prior")
+    ]
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)

@@ -12,6 +12,8 @@ from tests.datasets import write_dataset
 from tests.embeddings import clustered, write_embeddings
 from tests.exports import write_export
 from tests.pipelines.match.test_repeats import shards  # noqa: F401 - a fixture
+from tests.prior_runs import STEPS as PRIOR_STEPS
+from tests.prior_runs import write_prior_run
 from tests.runs import STEPS, write_run
 
 INSTALLED = ("gesso", "pyarrow", "fsspec", "shtab")  # `dependencies` of pyproject.toml
@@ -65,10 +67,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_export(folder / "clean", (6, 2))
     write_embeddings(folder / "embeddings", clustered(6, 8, 0), [f"{n:032x}" for n in range(6)], [6])
     write_run(folder / "dvae", until=20)
+    write_prior_run(folder / "prior", until=200)
     return folder
 
 
-@pytest.mark.parametrize("name", ["raw", "clean", "embeddings", "dvae"])
+@pytest.mark.parametrize("name", ["raw", "clean", "embeddings", "dvae", "prior"])
 class TestPlain:
     def test_verify(self, name: str, made: Path) -> None:
         ran = run("verify", f"{made}/{name}")
@@ -80,7 +83,8 @@ class TestPlain:
         assert len(ran.stdout.splitlines()) == 2
 
     def test_watch(self, name: str, made: Path) -> None:
-        metrics_file.append(f"{made}/dvae/metrics.jsonl", STEPS, {"loss": 1.0})  # without the last step it waits for it
+        for kind, steps in (("dvae", STEPS), ("prior", PRIOR_STEPS)):  # without the last step it waits for it
+            metrics_file.append(f"{made}/{kind}/metrics.jsonl", steps, {"loss": 1.0})
         ran = run("status", f"{made}/{name}", "--watch")
         assert (ran.returncode, ran.stdout) == (0, "finished\n")
         assert ran.stderr.count("\n") == 1

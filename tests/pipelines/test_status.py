@@ -123,6 +123,18 @@ class TestKinds:
         assert line.startswith("2,000 of 2,000 updates (100.0%) · 2.0 updates/s · 0 s left · loss 3")
         assert state == "finished"
 
+    def test_a_training_of_a_prior(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        about = {"kind": "prior", "settings": {"steps": 800, "batch_size": 8}, "loop": {"tokens_per_update": 640}}
+        run = write(tmp_path, "run.json", about)
+        metrics_file.append(f"{run}/metrics.jsonl", 200, {"loss": 5.25, "val_loss": 5.5, "tokens_per_second": 3200.0})
+        line, state = told(run, capsys)
+        assert line == (
+            "200 of 800 updates (25.0%) · 5.0 updates/s · 2 min 00 s left · loss 5.25 · validation loss 5.5"
+        )
+        assert state.startswith("stopped since ")
+        metrics_file.append(f"{run}/metrics.jsonl", 800, {"loss": 3.0})
+        assert told(run, capsys)[1] == "finished"
+
     def test_a_training_that_has_no_metrics_yet(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         run = write(tmp_path, "run.json", {"kind": "dvae", "settings": {"steps": 100, "batch_size": 8}})
         assert told(run, capsys)[0] == "0 of 100 updates (0.0%)"

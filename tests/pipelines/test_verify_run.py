@@ -71,6 +71,18 @@ class TestDvae:
         assert cli.main(["verify", str(run)]) == 0
 
 
+class TestPrior:
+    def test_damage(self, tmp_path: Path) -> None:
+        (tmp_path / "run.json").write_text('{"kind": "prior"}')
+        assert verify(str(tmp_path)) == []
+        write_dvae(tmp_path / "checkpoints/0000400.pt")
+        flip(tmp_path / "checkpoints/0000400.pt", (tmp_path / "checkpoints/0000400.pt").stat().st_size // 2)
+        (problem,) = verify(str(tmp_path))
+        assert problem.startswith("checkpoints/0000400.pt: no whole checkpoint: ")
+        assert cli.main(["verify", str(tmp_path), "--repair", "--yes"]) == 0
+        assert verify(str(tmp_path)) == []
+
+
 class TestDetector:
     @pytest.fixture
     def weights(self, tmp_path: Path) -> Path:

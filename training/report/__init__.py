@@ -1,4 +1,4 @@
-"""`gesso report` on a training run: curves, grids and codebook as one self-contained page. No torch."""
+"""`gesso report` on a training run: curves, pictures and more as one self-contained page. No torch."""
 
 from gesso import storage
 from gesso.training.report import page

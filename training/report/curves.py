@@ -33,6 +33,7 @@ class Line(NamedTuple):
     kind: str
     points: Sequence[Point]
     dots: bool = False
+    depth: float | None = None  # of what it belongs to, 0 to 1, which gives its colour
 
 
 class Scale(NamedTuple):
@@ -53,7 +54,10 @@ class Scale(NamedTuple):
 
 @dataclass(frozen=True)
 class Panel:
-    """A figure: its lines over one axis. `across` names that axis, `level` is a dashed line at a value."""
+    """A figure: its lines over one axis. `across` names that axis, `level` is a dashed line at a value.
+
+    `missing`: what it means that a value is no number. The lines `behind` the others are not read by hovering.
+    """
 
     key: str
     title: str
@@ -63,6 +67,8 @@ class Panel:
     small: bool = False
     across: str = "step"
     level: tuple[float, str] | None = None
+    missing: str = "not a number"
+    behind: Sequence[Line] = ()
 
     @cached_property
     def drawn(self) -> list[Line]:
@@ -167,8 +173,8 @@ def draw(panel: Panel, last: int) -> Markup:
     if not lines:
         return Markup("")
     across = Scale(1 if panel.across == "rank" else 0, max(last, 2))
-    up = upright(lines, panel.log, panel.level and panel.level[0])
-    body = [grid(up), *(path(line, across, up) for line in lines), crosses(panel.broken, across)]
+    up = upright([*panel.behind, *lines], panel.log, panel.level and panel.level[0])
+    body = [grid(up), *(path(line, across, up) for line in [*panel.behind, *lines]), crosses(panel.broken, across)]
     if panel.level:
         body.insert(1, level(up.place(panel.level[0])))
     return Markup(
@@ -207,7 +213,8 @@ def level(place: float) -> Markup:
 def path(line: Line, across: Scale, up: Scale) -> Markup:
     """The line, and its dots as strokes without length, which stay round however the SVG is stretched."""
     places = [f"{SIDE * across.place(step):.1f} {SIDE * (1 - up.place(value)):.1f}" for step, value in line.points]
-    drawn = Markup('<path class="{}" d="M{}"/>').format(line.kind, "L".join(places))
+    depth = "" if line.depth is None else Markup(' style="--depth:{:.0f}%"').format(100 * line.depth)
+    drawn = Markup('<path class="{}"{} d="M{}"/>').format(line.kind, depth, "L".join(places))
     if (line.dots and len(places) <= DOTTED) or len(places) == 1:
         drawn += Markup('<path class="dots {}" d="{}"/>').format(line.kind, "".join(f"M{at}h0" for at in places))
     return drawn
@@ -228,7 +235,7 @@ def readout(panel: Panel, lines: Sequence[Line]) -> Markup:
     if panel.level:
         parts.append(Markup('<span class="level"><i></i>{} {}</span>').format(panel.level[1], short(panel.level[0])))
     if panel.broken:
-        parts.append(Markup('<span class="broken"><i></i>not a number</span>'))
+        parts.append(Markup('<span class="broken"><i></i>{}</span>').format(panel.missing))
     return Markup(" ").join(parts)
 
 

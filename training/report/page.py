@@ -1,75 +1,54 @@
-"""A run → the page of `gesso report`. Reads no files but its own template, style and script."""
+"""A run → the page of `gesso report`. Reads no files but its own templates, style and scripts."""
 
 import hashlib
 import json
 from base64 import b64encode
-from collections.abc import Sequence
 from importlib.resources import files as resources
-from math import isfinite
-from statistics import median_low
-from typing import Any, NamedTuple
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from gesso.training.report import curves, panels, rules
-from gesso.training.report.pictures import exact_uri, png_size, uri
-from gesso.training.report.run import TILE, Codebook, Grid, Json, Point, Run
-from gesso.training.report.words import UNCHANGED, change, number, share, short
+from gesso.training.report import curves, dvae, facts, prior, rules
+from gesso.training.report.content import Content
+from gesso.training.report.curves import Panel
+from gesso.training.report.pictures import shown
+from gesso.training.report.run import Json, Run
+from gesso.training.report.words import number, short
 
-RECENT = 10  # records whose median is the speed
-
-
-class Fact(NamedTuple):
-    """A number at the top of the page: `trend` is good, bad or empty."""
-
-    value: str
-    name: str
-    change: str = ""
-    trend: str = ""
-
-
-class Shown(NamedTuple):
-    """A grid on the page."""
-
-    step: int
-    uri: str
-    width: int
-    height: int
+CONTENTS = {content.name: content for content in (dvae.CONTENT, prior.CONTENT)}
 
 
 def render(run: Run) -> str:
     """The whole page."""
-    environment = Environment(
+    content = CONTENTS[run.kind]
+    own, columns = content.own(run), content.columns(run)
+    panels = [panel for column in columns for panel in column]
+    return (
+        environment()
+        .get_template(f"{content.name}.html.j2")
+        .render(
+            **head(run, content),
+            **resources_of(content),
+            figures=figures(columns, run.step),
+            grids=[shown(grid) for grid in run.grids],
+            data={"panels": curves.data([*panels, *own.panels]), **own.data},
+            **own.parts,
+        )
+    )
+
+
+def environment() -> Environment:
+    made = Environment(
         loader=PackageLoader("gesso.training.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "value": value}
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    script = resource("page.js")
-    return environment.get_template("page.html.j2").render(
-        it=run,
-        style=Markup(resource("page.css")),
-        script=Markup(script),
-        script_hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        state=state(run),
-        warnings=rules.warnings(run),
-        too_early=rules.too_early(run),
-        rules=[rule.says for rule in rules.RULES],
-        facts=facts(run),
-        best=best(run.best),
-        figures=figures(run),
-        grids=[shown(grid) for grid in run.grids],
-        codes=codes(run.codebook),
-        data=data(run),
-    )
-
-
-def resource(name: str) -> str:
-    return resources("gesso.training.report").joinpath(name).read_text("utf-8")
+    made.filters |= {"number": number, "value": value}
+    made.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    return made
 
 
 def value(of: Any) -> str:
@@ -77,7 +56,33 @@ def value(of: Any) -> str:
     return of if isinstance(of, str) else json.dumps(of, ensure_ascii=False)
 
 
-# ── head ──
+def resources_of(content: Content) -> Json:
+    """Style and script, and the script's hash, by which the page allows it."""
+    script = resource("page.js") + resource(f"{content.name}.js")
+    digest = hashlib.sha256(script.encode()).digest()
+    return {
+        "style": Markup(resource("page.css")),
+        "script": Markup(script),
+        "script_hash": b64encode(digest).decode(),
+    }
+
+
+def resource(name: str) -> str:
+    return resources("gesso.training.report").joinpath(name).read_text("utf-8")
+
+
+def head(run: Run, content: Content) -> Json:
+    return {
+        "it": run,
+        "title": content.title,
+        "sections": content.sections(run),
+        "state": state(run),
+        "warnings": rules.warnings(content.rules, run),
+        "too_early": content.too_early(run),
+        "rules": [rule.says for rule in content.rules],
+        "facts": [facts.steps(run), *content.facts(run)],
+        "best": best(run.best, *content.best),
+    }
 
 
 def state(run: Run) -> str:
@@ -91,84 +96,13 @@ def state(run: Run) -> str:
     return ". ".join([*parts, ""]).strip()
 
 
-def facts(run: Run) -> list[Fact]:
-    """The numbers at the top of the page, without those that are not known."""
-    found = [Fact(number(run.step), f"of {number(run.steps)} steps" if run.steps else "steps")]
-    found += moving(run.points("val_mse"), "validation MSE", less=True)
-    found += moving(run.points("val_nats_per_dim"), "nats per dimension", less=True)
-    found += in_use(run)
-    found += moving(run.points("val_perplexity"), "perplexity of the codes", less=False)
-    speeds = [speed for _, speed in run.finite("images_per_second")[-RECENT:]]
-    return found + ([Fact(short(median_low(speeds)), "images a second")] if speeds else [])
-
-
-def moving(points: Sequence[Point], name: str, less: bool) -> list[Fact]:
-    """The last value, and its change since the evaluation before."""
-    if not points:
-        return []
-    now = points[-1][1]
-    if len(points) < 2 or not isfinite(now) or not isfinite(points[-2][1]):
-        return [Fact(short(now), name)]
-    step, before = points[-2]
-    moved = change(before, now)
-    trend = "" if moved == UNCHANGED else "good" if (now < before) == less else "bad"
-    return [Fact(short(now), name, f"{moved} since step {number(step)}", trend)]
-
-
-def in_use(run: Run) -> list[Fact]:
-    used, most = run.finite("val_codes_used"), run.vocabulary
-    if not used:
-        return []
-    count = used[-1][1]
-    if not most:
-        return [Fact(number(count), "codes in use")]
-    return [Fact(share(count, most), "of the codes in use", f"{number(count)} of {number(most)}")]
-
-
-def best(checkpoint: Json | None) -> str:
-    if not checkpoint or not {"step", "val_nats_per_dim"} <= checkpoint.keys():
+def best(checkpoint: Json | None, name: str, unit: str) -> str:
+    if not checkpoint or not {"step", name} <= checkpoint.keys():
         return ""
-    return f"Best checkpoint: step {number(checkpoint['step'])}, {short(checkpoint['val_nats_per_dim'])} nats/dim."
+    return f"Best checkpoint: step {number(checkpoint['step'])}, {short(checkpoint[name])} {unit}."
 
 
-# ── figures and pictures ──
-
-
-def figures(run: Run) -> list[list[Markup]]:
+def figures(columns: list[list[Panel]], step: int) -> list[list[Markup]]:
     """Columns of figures, without those that have no data."""
-    drawn = [[curves.draw(panel, run.step) for panel in column] for column in panels.columns(run)]
+    drawn = [[curves.draw(panel, step) for panel in column] for column in columns]
     return [filled for column in drawn if (filled := [figure for figure in column if figure])]
-
-
-def shown(grid: Grid) -> Shown:
-    name = f"the grid of step {grid.step}"
-    return Shown(grid.step, uri(grid.body, name), *png_size(grid.body, name))
-
-
-def codes(book: Codebook | None) -> Json | None:
-    """The codebook as the template shows it."""
-    if book is None:
-        return None
-    total = sum(book.counts)
-    most = max(range(len(book.counts)), key=book.counts.__getitem__)
-    return {
-        "step": book.step,
-        "uri": exact_uri(book.body),
-        "size": len(book.counts),
-        "total": total,
-        "used": book.used,
-        "unused": len(book.counts) - book.used,
-        "most": most,
-        "most_share": share(book.counts[most], total) if total else "–",
-        "curve": curves.draw(panels.usage(book), len(book.counts)),
-    }
-
-
-def data(run: Run) -> Json:
-    """What the page's script reads."""
-    lines = curves.data([panel for column in panels.columns(run) for panel in column])
-    if run.codebook is None:
-        return {"panels": lines, "codes": None}
-    book = run.codebook
-    lines |= curves.data([panels.usage(book)])
-    return {"panels": lines, "codes": {"counts": book.counts, "columns": book.columns, "tile": TILE}}

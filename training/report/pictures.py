@@ -1,18 +1,28 @@
-"""Pictures inside the page: sizes from headers, data URIs. OpenCV is loaded for large ones alone."""
+"""Pictures inside the page, as data URIs. OpenCV is loaded for large ones alone."""
 
 from base64 import b64encode
+from typing import NamedTuple
 
 from gesso.errors import UserError
+from gesso.training.report.png import png_size
+from gesso.training.report.run import Grid
 
 LARGE = 1 << 20  # bytes; a larger grid becomes a JPEG, so that a page of twelve grids stays below 20 MB
 QUALITY = 90
 
 
-def png_size(body: bytes, path: str) -> tuple[int, int]:
-    """Width and height from a PNG's header. Raises UserError."""
-    if body[:8] != b"\x89PNG\r\n\x1a\n" or len(body) < 24:
-        raise UserError(f"{path} is not a PNG: remove that evaluation's folder")
-    return int.from_bytes(body[16:20], "big"), int.from_bytes(body[20:24], "big")
+class Shown(NamedTuple):
+    """A grid on the page."""
+
+    step: int
+    uri: str
+    width: int
+    height: int
+
+
+def shown(grid: Grid) -> Shown:
+    name = f"the grid of step {grid.step}"
+    return Shown(grid.step, uri(grid.body, name), *png_size(grid.body, name))
 
 
 def exact_uri(png: bytes) -> str:

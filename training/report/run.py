@@ -1,6 +1,7 @@
 """A run's directory as the report reads it: settings, records, evaluations. No torch, no numpy."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, isfinite, sqrt
 from typing import Any, NamedTuple
@@ -8,11 +9,11 @@ from typing import Any, NamedTuple
 from gesso import storage
 from gesso.errors import UserError
 from gesso.training import metrics_file
-from gesso.training.layout import BEST, CHECKPOINTS, CODES, EVALUATIONS, GRID, METRICS, RECORD, USAGE
+from gesso.training.layout import BEST, CAPTIONS, CHECKPOINTS, CODES, EVALUATIONS, GRID, METRICS, RECORD, SAMPLES, USAGE
 from gesso.training.metrics_file import Record
-from gesso.training.report.pictures import png_size
+from gesso.training.report.png import png_size
 
-KINDS = ("dvae",)
+GRIDS = {"dvae": GRID, "prior": SAMPLES}  # by the kind of a run
 TILE = 8  # pixels of a code's picture in codes.png
 
 Json = dict[str, Any]
@@ -20,10 +21,11 @@ Point = tuple[int, float]  # step, value
 
 
 class Grid(NamedTuple):
-    """An evaluation's originals and reconstructions."""
+    """An evaluation's pictures: pairs of rows, originals above reconstructions or above what was drawn."""
 
     step: int
     body: bytes  # PNG
+    captions: Sequence[str] = ()  # of a prior's, one for each pair
 
 
 class Codebook(NamedTuple):
@@ -54,6 +56,10 @@ class Run:
     best: Json | None
 
     @property
+    def kind(self) -> str:
+        return str(self.about["kind"])
+
+    @property
     def settings(self) -> Json:
         return dict(self.about.get("settings", {}))
 
@@ -81,7 +87,7 @@ class Run:
 def is_run(directory: str) -> bool:
     """Whether the directory is a training run. Raises UserError where its run.json is damaged."""
     path = storage.join(directory, RECORD)
-    return storage.exists(path) and read_json(path).get("kind") in KINDS
+    return storage.exists(path) and read_json(path).get("kind") in GRIDS
 
 
 def read_json(path: str) -> Json:
@@ -94,13 +100,14 @@ def read_json(path: str) -> Json:
 
 def read_run(directory: str, most: int) -> Run:
     """Reads a run, with at most `most` grids: the first, the last, others evenly between. Raises UserError."""
-    steps = evaluations(directory)
+    about, steps = read_json(storage.join(directory, RECORD)), evaluations(directory)
+    grids = spread(with_file(steps, GRIDS[about["kind"]]), most)
     best = storage.join(directory, CHECKPOINTS, BEST)
     return Run(
         name=storage.absolute(directory).split("/")[-1],
-        about=read_json(storage.join(directory, RECORD)),
+        about=about,
         records=metrics_file.read(storage.join(directory, METRICS)),
-        grids=[Grid(step, read(path)) for step, path in spread(with_file(steps, GRID), most)],
+        grids=alike([Grid(step, read(path), captions_of(path)) for step, path in grids]),
         codebook=last_codebook(steps),
         best=read_json(best) if storage.exists(best) else None,
     )
@@ -141,6 +148,22 @@ def last_codebook(steps: dict[int, set[str]]) -> Codebook | None:
             "they are of different runs, remove that evaluation's folder"
         )
     return book
+
+
+def alike(grids: list[Grid]) -> list[Grid]:
+    """Those with the captions of the last: a continued run may draw more, or fewer."""
+    return [grid for grid in grids if grid.captions == grids[-1].captions]
+
+
+def captions_of(path: str) -> list[str]:
+    """The captions beside a prior's grid; none beside a dVAE's."""
+    if not path.endswith(f"/{SAMPLES}"):
+        return []
+    beside = storage.join(path.rpartition("/")[0], CAPTIONS)
+    captions = read_json(beside).get("captions") if storage.exists(beside) else None
+    if not isinstance(captions, list) or not captions or not all(isinstance(caption, str) for caption in captions):
+        raise UserError(f"{beside} has no list of captions: remove that evaluation's folder")
+    return captions
 
 
 def counts_of(path: str) -> list[int]:

@@ -14,6 +14,7 @@ from gesso.errors import UserError
 from tests.datasets import write_dataset
 from tests.embeddings import clustered, write_embeddings
 from tests.exports import write_export
+from tests.prior_runs import write_prior_run
 from tests.runs import write_run
 
 KEYS = [f"{number:032x}" for number in range(6)]
@@ -38,6 +39,7 @@ class TestRecognise:
         assert held(write_embeddings(tmp_path / "embeddings", clustered(6, 8, 0), KEYS, [4, 2])) == "embeddings"
         assert (held(clean), held(f"{clean}/train"), held(f"{clean}/validation/")) == ("export", "split", "split")
         assert held(write_run(tmp_path / "dvae", until=20)) == "dvae"
+        assert held(write_prior_run(tmp_path / "prior", until=200)) == "prior"
 
     @pytest.mark.parametrize("kind", ["matches", "repeats", "tokens", "export", "embeddings"])
     def test_by_the_manifest(self, tmp_path: Path, kind: str) -> None:
@@ -90,6 +92,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     write_embeddings(folder / "embeddings", clustered(6, 8, 0), KEYS, [6])
     write_export(folder / "clean", (6, 2))
     write_run(folder / "dvae", until=20)
+    write_prior_run(folder / "prior", until=200)
     for kind in ("matches", "repeats", "tokens"):
         write(folder / kind, "manifest.json", {"kind": kind})
     write(folder / "tokenizer", "run.json", {"kind": "tokenizer"})
@@ -123,6 +126,14 @@ WRONG = [
         "`gesso train tokenizer` wants an export: `gesso export --shards {raw} --output …` makes it",
     ),
     ("train dvae --data {raw} --output o --preset tiny", "`gesso train dvae` wants an export: `gesso export --shards"),
+    (
+        "train prior --data {clean} --tokenizer {dvae} --output o --preset tiny",
+        "`gesso train prior --tokenizer` wants a tokenizer: `gesso train tokenizer --data … --output …` makes it",
+    ),
+    (
+        "train prior --data {raw} --tokenizer {tokenizer} --output o --preset tiny",
+        "`gesso train prior --data` wants tokens or an export: `gesso export --shards {raw} --output …` makes it",
+    ),
     ("encode --shards {raw} --dvae {dvae} --output o", "`gesso encode --shards` wants an export: `gesso export --sh"),
     (
         "encode --shards {clean} --dvae {tokenizer} --output o",
@@ -171,6 +182,7 @@ WRITES = {
     "detector": "train detector --data {raw}",
     "tokenizer": "train tokenizer --data {clean}",
     "dvae": "train dvae --data {clean} --preset tiny",
+    "prior": "train prior --data {clean} --tokenizer {tokenizer} --preset tiny",
     "tokens": "encode --shards {clean} --dvae {dvae}",
 }
 
@@ -183,13 +195,19 @@ OTHERS = [(own, held) for own in WRITES for held in WRITES if held not in (own, 
 def test_an_output_that_holds_another_kind(
     own: str, held: str, made: Callable[[str], str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv = WRITES[own].format(**{name: made(name) for name in ("raw", "embeddings", "clean", "dvae")}).split()
+    inputs = {name: made(name) for name in ("raw", "embeddings", "clean", "dvae", "tokenizer")}
+    argv = WRITES[own].format(**inputs).split()
     kind = kinds.recognise(made(held))
     assert kind
     assert cli.main([*argv, "--output", made(held)]) == 2
     (error,) = without_preset(capsys.readouterr().err)
     command = " ".join(argv[: 2 if argv[0] == "train" else 1])
     assert error.startswith(f"gesso: --output {made(held)} holds {kind.text} already; `gesso {command}` writes ")
+
+
+def test_the_way_to_a_prior(made: Callable[[str], str]) -> None:
+    with pytest.raises(UserError, match=r"a training of a prior: `gesso train prior --data .*/tokens --tokenizer"):
+        kinds.expect(made("tokens"), "gesso draw", "prior")
 
 
 def test_nothing_known_is_left_to_who_opens_it(tmp_path: Path) -> None:

@@ -3,8 +3,7 @@
 import base64
 import json
 import re
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from math import inf, nan
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,11 @@ import pytest
 from gesso import cli
 from gesso.errors import UserError
 from gesso.training.metrics_file import Record
-from gesso.training.report import curves, page, panels, pictures, report, rules, words
+from gesso.training.report import curves, dvae, facts, page, pictures, report, rules, words
 from gesso.training.report.curves import Line, Panel, Scale
 from gesso.training.report.run import Codebook, Run, is_run, read_run, spread
 from tests import runs
+from tests.training.report.conftest import hover
 
 PIXELS = """places => {
   const canvas = document.getElementById("codes");
@@ -51,8 +51,8 @@ def evaluated(losses: Sequence[float], validation: Sequence[float]) -> list[Reco
 class TestRules:
     def test_a_run_that_is_well_has_no_warning(self, tmp_path: Path) -> None:
         run = read_run(runs.write_run(tmp_path / "run"), 12)
-        assert rules.warnings(run) == []
-        assert len(rules.RULES) == 5
+        assert rules.warnings(dvae.RULES, run) == []
+        assert len(dvae.RULES) == 5
 
     @pytest.mark.parametrize(
         ("lines", "why"),
@@ -70,7 +70,7 @@ class TestRules:
         ],
     )
     def test_loss_not_finite(self, lines: list[Record], why: str | None) -> None:
-        found = rules.not_finite(run_of(lines))
+        found = rules.not_finite(run_of(lines), dvae.FINITE)
         assert (found is None) == (why is None)
         assert found is None or (found.what == "Loss not finite" and found.why.startswith(str(why)))
 
@@ -87,23 +87,23 @@ class TestRules:
         ],
     )
     def test_validation_worsens(self, losses: list[float], validation: list[float], warned: bool) -> None:
-        found = rules.validation_worsens(run_of(evaluated(losses, validation)))
+        found = dvae.worsens(run_of(evaluated(losses, validation)))
         why = "It rose over the last 3 evaluations (3.5 → 3.6 → 3.7 nats/dim) while the training loss fell."
         assert found == (rules.Warned("Validation loss rises", why) if warned else None)
 
     def test_validation_is_not_judged_without_a_training_loss(self) -> None:
         lines = records("val_nats_per_dim", [3.5, 3.6, 3.7])
-        assert rules.validation_worsens(run_of(lines)) is None
+        assert dvae.worsens(run_of(lines)) is None
 
     def test_the_codes_of_a_run_that_has_only_begun_are_not_judged(self) -> None:
         settings = {"vocabulary": 1000, "temperature_steps": 6000}
         begun = run_of([{"step": 300, "val_codes_used": 1}], settings)
-        assert rules.codebook_collapse(begun) is None
+        assert dvae.codebook_collapse(begun) is None
         why = "After 300 updates it is too early to judge the codes in use: look again after 600."
-        assert rules.too_early(begun) == why
+        assert dvae.too_early(begun) == why
         later = run_of([{"step": 600, "val_codes_used": 1}], settings)
-        assert rules.too_early(later) is None
-        assert rules.codebook_collapse(later) is not None
+        assert dvae.too_early(later) is None
+        assert dvae.codebook_collapse(later) is not None
 
     @pytest.mark.parametrize(
         ("used", "settings", "counts", "warned"),
@@ -126,7 +126,7 @@ class TestRules:
     def test_codebook_collapse(
         self, used: list[float], settings: dict[str, Any], counts: list[int] | None, warned: str | None
     ) -> None:
-        found = rules.codebook_collapse(run_of(records("val_codes_used", used), settings, counts))
+        found = dvae.codebook_collapse(run_of(records("val_codes_used", used), settings, counts))
         assert found == (rules.Warned("Codebook collapse", warned) if warned else None)
 
     @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ class TestRules:
         ],
     )
     def test_loss_scale_under_one(self, scales: list[float], warned: str | None) -> None:
-        found = rules.scale_under_one(run_of(records("loss_scale", scales)))
+        found = dvae.scale_under_one(run_of(records("loss_scale", scales)))
         assert found == (rules.Warned("fp16 loss scale under 1", warned) if warned else None)
 
 
@@ -376,13 +376,13 @@ class TestPage:
         assert "Best checkpoint: step 2,000, 3.6 nats/dim." in head
 
     def test_trend(self) -> None:
-        better = page.moving([(1, 4.0), (2, 3.0)], "MSE", less=True)
-        assert better == [page.Fact("3", "MSE", "−25.0% since step 1", "good")]
-        assert page.moving([(1, 4.0), (2, 3.0)], "perplexity", less=False)[0].trend == "bad"
-        assert page.moving([(1, 4.0), (2, 4.0001)], "MSE", less=True)[0].trend == ""
-        assert page.moving([(1, nan), (2, 3.0)], "MSE", less=True) == [page.Fact("3", "MSE")]
-        assert page.moving([(1, 3.0), (2, nan)], "MSE", less=True) == [page.Fact("not a number", "MSE")]
-        assert page.moving([], "MSE", less=True) == []
+        better = facts.moving([(1, 4.0), (2, 3.0)], "MSE", less=True)
+        assert better == [facts.Fact("3", "MSE", "−25.0% since step 1", "good")]
+        assert facts.moving([(1, 4.0), (2, 3.0)], "perplexity", less=False)[0].trend == "bad"
+        assert facts.moving([(1, 4.0), (2, 4.0001)], "MSE", less=True)[0].trend == ""
+        assert facts.moving([(1, nan), (2, 3.0)], "MSE", less=True) == [facts.Fact("3", "MSE")]
+        assert facts.moving([(1, 3.0), (2, nan)], "MSE", less=True) == [facts.Fact("not a number", "MSE")]
+        assert facts.moving([], "MSE", less=True) == []
 
     def test_no_step_yet(self, tmp_path: Path) -> None:
         text = Path(report(runs.write_run(tmp_path / "run", until=0), None)).read_text()
@@ -419,7 +419,7 @@ class TestPage:
 
     def test_a_metric_without_a_figure_of_its_own_gets_one(self) -> None:
         run = run_of([{"step": 1, "loss": 1.0, "</script>": 2.0, "epoch": 3}])
-        assert [panel.title for column in panels.columns(run) for panel in column if panel.drawn] == [
+        assert [panel.title for column in dvae.columns(run) for panel in column if panel.drawn] == [
             "Loss",
             "</script>",
         ]
@@ -436,38 +436,6 @@ class TestPage:
 
 
 # ── in Chromium ──
-
-
-@pytest.fixture
-def open_page(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Opens the page of a run moved away from its files; it may ask for nothing and say nothing on the console."""
-    said: list[str] = []
-    contexts: list[Any] = []
-
-    def opener(width: int = 1280, **of_run: Any) -> Any:
-        shutil.move(report(runs.write_run(tmp_path / "run", **of_run), None), tmp_path / "page.html")
-        shutil.rmtree(tmp_path / "run")
-        contexts.append(browser.new_context(viewport={"width": width, "height": 900}))
-        tab = contexts[-1].new_page()
-        tab.on("console", lambda message: said.append(message.text))
-        tab.on("pageerror", lambda error: said.append(str(error)))
-        tab.on("request", lambda asked: None if asked.url.startswith(("file:", "data:")) else said.append(asked.url))
-        tab.goto(f"file://{tmp_path}/page.html")
-        tab.wait_for_selector("html[data-ready]")
-        return tab
-
-    yield opener
-    for context in contexts:
-        context.close()
-    assert said == []
-
-
-def hover(tab: Any, selector: str, x: float, y: float) -> None:
-    """Moves the mouse over a part, to shares of its width and height."""
-    part = tab.locator(selector)
-    part.scroll_into_view_if_needed()
-    box = part.bounding_box()
-    tab.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
 
 
 @pytest.mark.browser
