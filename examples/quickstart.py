@@ -32,6 +32,7 @@ OUTPUT = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else HERE.parent / "qu
 TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp", "gif": "image/gif"}
 DEADLINE = 8  # seconds; the slow server never answers
 UPDATES = "300"  # of the dVAE
+PRIOR_UPDATES = "40"
 BOILERPLATE = (
     "IMG_2041.JPG",
     "Photographed on 3 May 2014",
@@ -230,8 +231,8 @@ def deduplicate(shards: str) -> tuple[str, str]:
     return overlap, str(OUTPUT / "repeats")
 
 
-def train(clean: str) -> str:
-    """A tokenizer, a small dVAE that has only just begun to learn, and what the next stage is trained on."""
+def train(clean: str) -> tuple[str, str]:
+    """A tokenizer, a small dVAE and a small prior that have only just begun to learn."""
     tokenizer, dvae = str(OUTPUT / "tokenizer"), str(OUTPUT / "dvae")
     gesso("train", "tokenizer", "--data", clean, "--output", tokenizer)
     loop = ("--steps", UPDATES, "--evaluate_every", str(int(UPDATES) // 2), "--log_every", "5")
@@ -240,7 +241,16 @@ def train(clean: str) -> str:
     if not (OUTPUT / "tokens/manifest.json").exists():  # the dVAE may have been trained on since
         gesso("encode", "--shards", clean, "--dvae", dvae, "--output", str(OUTPUT / "tokens"), "--views", "2")
     gesso("verify", str(OUTPUT / "tokens"))
-    return dvae
+    return dvae, train_prior(tokenizer, dvae)
+
+
+def train_prior(tokenizer: str, dvae: str) -> str:
+    """A small prior on captions and image tokens."""
+    prior, what = str(OUTPUT / "prior"), ("--data", str(OUTPUT / "tokens"), "--tokenizer", tokenizer, "--dvae", dvae)
+    loop = ("--steps", PRIOR_UPDATES, "--evaluate_every", str(int(PRIOR_UPDATES) // 2), "--log_every", "5")
+    gesso("train", "prior", *what, "--output", prior, "--preset", "tiny", *loop)
+    gesso("report", prior)
+    return prior
 
 
 def main() -> None:
@@ -251,12 +261,13 @@ def main() -> None:
     drops = ("--drop", overlap, "--drop", repeats)
     gesso("export", "--shards", shards, *drops, "--output", clean, "--validation_size", "20", "--shard_size", "100")
     gesso("verify", clean)
-    dvae = train(clean)
+    dvae, prior = train(clean)
     print(f"""
 Look at, in a browser:
   {shards}/report.html             what was collected, and what became of every link
   {overlap}/review/index.html  pairs of validation and training pictures; `gesso review {overlap}` serves it
   {dvae}/report.html            the training's curves, reconstructions and codes; more --steps go on with it
+  {prior}/report.html           the prior's losses, and what it draws from captions so far
 and at:
   {clean}/train, validation        the clean shards
   {clean}/README.md                their dataset card

@@ -18,6 +18,7 @@ README = Path(__file__).parents[2] / "README.md"
 MORE = {
     "gesso review data/overlap": ["--threshold", "0.9", "--who", "a test"],
     "gesso train dvae": ["--steps", "2"],
+    "gesso train prior": ["--steps", "2", "--samples", "1"],
     "gesso collect": ["--min_side", "16"],
 }
 
