@@ -8,17 +8,16 @@ Order, views and dropout depend on seed, epoch and sample alone. Several process
 
 import os
 from argparse import SUPPRESS
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from gesso import progress, storage
+from gesso import storage
 from gesso.devices import preset_of
 from gesso.errors import UserError
 from gesso.flags import Parser, add_flags, at_least, one_of, path, read_flags
-from gesso.lock import lock
 from gesso.training import run_record
+from gesso.training.launch import Stop, drive, launch
 from gesso.training.prior.settings import (
     PRESETS,
     STEPS,
@@ -95,23 +94,12 @@ def parse(argv: Sequence[str]) -> Run:
 def main(argv: Sequence[str]) -> int:
     """`gesso train prior`: trains to the last step, or until SIGTERM or Ctrl-C."""
     run = parse(argv)
-    from gesso.processes import exit_code, processes, stopping
-
-    progress.announce("loading torch")
-    with processes() as group, stopping() as stop, ExitStack() as stack:
-        group.first(lambda: stack.enter_context(lock(run.output)))
-        outcome = train(run, group, lambda: group.agreed(bool(stop)))
-        if group.rank == 0:
-            print(f"{run.output}: {outcome}; `gesso report {run.output}` shows it")
-    return exit_code(stop)
+    return launch(run.output, lambda group, stop: train(run, group, stop))
 
 
-def train(run: Run, group: "Group", stop: Callable[[], bool]) -> str:
+def train(run: Run, group: "Group", stop: Stop) -> str:
     """Starts or continues a run; returns how far it came, in words. `stop` is asked after each update."""
-    from gesso.processes import announce_step
-    from gesso.training.checkpoint import Checkpoints
-    from gesso.training.loop import Loop, disk_errors, remove_temporary_files
-    from gesso.training.metrics import MetricsLogger
+    from gesso.training.loop import disk_errors
     from gesso.training.prior.pairs import Pairs, fitted
     from gesso.training.prior.trainer import Trainer
 
@@ -122,17 +110,15 @@ def train(run: Run, group: "Group", stop: Callable[[], bool]) -> str:
         check_fits(run, group)
         pairs = Pairs(run, group, source)
         trainer = Trainer(run, group, pairs, pairs.painter())
-        with Checkpoints(run.output, group, run.loop.checkpoint, run.loop.keep) as checkpoints:
-            loop = Loop(trainer, group, checkpoints, run.output, settings, run.loop, run.steps)
-            loop.resume()
-            announce_step(run.output, group, trainer.step)
-            if trainer.step >= run.steps:
-                return f"update {trainer.step:,} is done already, give more --steps to continue"
-            if group.rank == 0:
-                remove_temporary_files(run.output)
-                write_record(run, settings, source)
-            with MetricsLogger(run.output, group, trainer.step, run.steps) as metrics:
-                return loop.run(metrics, build_throughput(run, group, trainer.step), stop)
+        return drive(
+            run,
+            trainer,
+            group,
+            settings,
+            lambda: write_record(run, settings, source),
+            lambda step: build_throughput(run, group, step),
+            stop,
+        )
 
 
 def check_fits(run: Run, group: "Group") -> None:
