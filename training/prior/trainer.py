@@ -27,7 +27,7 @@ from gesso.training.loop import Evaluated, Values
 from gesso.training.plateau import LearningRate
 from gesso.training.precision.resblock_scale import ResblockScales
 from gesso.training.prior import evaluation
-from gesso.training.prior.model import Prior, loss
+from gesso.training.prior.model import IMAGE_WEIGHT, TEXT_WEIGHT, Prior, loss
 from gesso.training.prior.pairs import Batch, Pairs
 from gesso.training.prior.pictures import Painter
 from gesso.training.prior.settings import Run
@@ -99,9 +99,8 @@ class Trainer:
 
     def interval_metrics(self, reset: bool) -> Values:
         """Skipped updates and captions cut since the run began, the blocks' scales, and where the next batch begins."""
-        truncated = int(self._group.total(torch.tensor(self._truncated, device=self._group.device)))
-        place = {"epoch": self._data_state.epoch, "index": self._data_state.index}
-        return {"skipped": self._skipped, "captions_cut": truncated, **self._scales.metrics(), **place}
+        counts = {"skipped": self._skipped, "captions_cut": self._truncated_in_all()}
+        return {**counts, **self._scales.metrics(), "epoch": self._data_state.epoch, "index": self._data_state.index}
 
     def evaluate(self) -> Evaluated:
         """Evaluates the averaged weights on the validation split, draws pictures, and may halve the learning rate."""
@@ -130,7 +129,7 @@ class Trainer:
             "rate": self._rate.state(),
             "mean_loss": self._spikes.mean,
             "skipped": self._skipped,
-            "truncated": int(self._group.total(torch.tensor(self._truncated, device=self._group.device))),
+            "truncated": self._truncated_in_all(),
         }
 
     def restore(self, state: Json, tensors: Tensors) -> None:
@@ -147,9 +146,7 @@ class Trainer:
         """Gradients of the batch, part by part; the losses, means over all processes' tokens."""
         parts, device = self._run.compute.accumulate, self._group.device
         text, codes = batch.text.to(device), self._pairs.codes(batch)
-        counted = self.prior.counted(text[:, 1:]).sum()
-        counts = torch.stack([counted, torch.tensor(codes.numel(), device=device)]).double()
-        text_tokens, image_tokens = self._group.total(counts).clamp(min=1).tolist()
+        text_tokens, image_tokens = self._token_counts(text, codes)
         totals, size = torch.zeros(2, device=device), len(text) // parts
         for number in range(parts):
             part = slice(number * size, (number + 1) * size)
@@ -159,7 +156,14 @@ class Trainer:
             totals += torch.stack([nll.text, nll.image]).detach()
         text_sum, image_sum = self._group.total(totals).tolist()
         text_loss, image_loss = text_sum / text_tokens, image_sum / image_tokens
-        return {"loss": text_loss / 8 + 7 * image_loss / 8, "text_loss": text_loss, "image_loss": image_loss}
+        mean = TEXT_WEIGHT * text_loss + IMAGE_WEIGHT * image_loss
+        return {"loss": mean, "text_loss": text_loss, "image_loss": image_loss}
+
+    def _token_counts(self, text: Tensor, codes: Tensor) -> list[float]:
+        """Tokens of captions and of images that count in the loss of the full batch."""
+        counted = self.prior.counted(text[:, 1:]).sum()
+        counts = torch.stack([counted, counted.new_tensor(codes.numel())]).double()
+        return self._group.total(counts).clamp(min=1).tolist()
 
     def _count(self, made: bool, batch: Batch) -> None:
         """Ends an update, made or skipped. Raises Diverged."""
@@ -169,6 +173,10 @@ class Trainer:
             raise Diverged(f"the gradients of {MOST_SKIPPED} updates in a row were not finite")
         self.step, self._data_state, self._truncated = self.step + 1, batch.state, self._truncated + batch.truncated
         self._average.update(self.step)
+
+    def _truncated_in_all(self) -> int:
+        """Captions that were cut, in all processes."""
+        return int(self._group.total(torch.tensor(self._truncated, device=self._group.device)))
 
     def _traffic(self) -> Values:
         """MiB that this process gave to all-reduces over the replicas, and that compression spared; of an update."""
