@@ -310,7 +310,8 @@ def losses(way: str, given: argparse.Namespace) -> list[float]:
         if reduced:
             reduced.reduce()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.param_groups[0]["lr"] = 2e-3 * min(1, update / 30)
+        halvings = max(0, 10 * update // given.updates - 4)  # five, in the second half, as the paper at its plateaus
+        optimizer.param_groups[0]["lr"] = 2e-3 * min(1, update / 30) / 2**halvings
         optimizer.step()
         if update % (given.updates // 10) == 0:
             with torch.no_grad():

@@ -183,7 +183,8 @@ class PowerReduction(Common):
         self._clear()
 
     def traffic(self) -> Traffic:
-        return Traffic(self._compressor.sent, self._compressor.saved)
+        alone = self._spread.replicas == 1
+        return Traffic(0, 0) if alone else Traffic(self._compressor.sent, self._compressor.saved)
 
     def errors(self) -> dict[str, Tensor]:
         return dict(self._compressor.summed(self._sum))

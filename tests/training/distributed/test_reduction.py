@@ -31,8 +31,9 @@ CASES: dict[str, tuple[str, int, str, int]] = {
     "four replicas": ("fsdp", 1, "fp32", 0),
     "fp16 two by two": ("fsdp", 2, "fp16", 0),
     "fp16 ddp": ("ddp", 1, "fp16", 0),
-    # "full rank, two by two": ("fsdp", 2, "fp32", 64),
-    # "full rank, fp16": ("fsdp", 2, "fp16", 64),
+    "full rank, two by two": ("fsdp", 2, "fp32", 64),
+    "full rank, fp16": ("fsdp", 2, "fp16", 64),
+    "a quarter of the rank": ("fsdp", 2, "fp32", 2),
 }
 
 
@@ -113,9 +114,11 @@ def one() -> dict[str, Any]:
     return update(Group(0, 1, torch.device("cpu")), "ddp", 1, "fp32", 0)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name for name in CASES if "quarter" not in name])
 def test_four_processes_find_the_gradient_of_one(name: str, four: Any, one: dict[str, Any]) -> None:
-    found, tolerance = four[name, False], 1e-3 if "fp16" in name else 1e-6
+    """Up to rounding, and where gradients are compressed up to the 1e-6 that PowerSGD adds to P."""
+    tolerance = 1e-3 if "fp16" in name else 5e-5 if "rank" in name else 1e-6
+    found = four[name, False]
     assert found["finite"] == [True] * 4
     assert found["norm"] == pytest.approx(one["norm"], rel=tolerance)
     for parameter, expected in one["gradients"].items():
@@ -137,3 +140,6 @@ def test_bytes_between_replicas_are_counted(four: Any) -> None:
     assert four["four shards", False]["traffic"] == [0, 0]
     assert four["four replicas", False]["traffic"] == [4 * matrices, 0]
     assert four["fp16 two by two", False]["traffic"] == [2 * matrices // 2, 0]
+    sent, saved = four["a quarter of the rank", False]["traffic"]
+    assert sent + saved == 4 * matrices // 2
+    assert sent == 4 * 2 * (4 * 1 * (8 + 4) + 2 * 1 * (8 + 16))
