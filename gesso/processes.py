@@ -1,6 +1,7 @@
 """The processes of a job under torchrun: joining, reductions, stopping on SIGTERM or Ctrl-C, memory. torch; no Beam."""
 
 import ctypes
+import gc
 import os
 import re
 import signal
@@ -88,6 +89,7 @@ def processes(timeout: timedelta | None = None) -> Iterator[Group]:
         raise
     finally:
         dist.destroy_process_group()
+        gc.collect()  # what FSDP's circles still hold of the group would abort the interpreter's exit, 8 times of 30
 
 
 def join(backend: str, timeout: timedelta | None) -> None:
