@@ -15,6 +15,7 @@ from argparse import (
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields
 from difflib import get_close_matches
+from math import inf, isfinite
 from typing import Any, NoReturn, TypeVar
 
 from gesso import storage
@@ -134,6 +135,20 @@ def one_of(allowed: Sequence[str], **values: str) -> None:
     for name, value in values.items():
         if value not in allowed:
             raise UserError(f"--{name} is {value!r}: give one of {', '.join(allowed)}")
+
+
+def positive(**values: float) -> None:
+    """Raises UserError for the first value that is not a finite number above 0."""
+    for name, value in values.items():
+        if not 0 < value < inf:
+            raise UserError(f"--{name} is {value}: give more than 0")
+
+
+def finite(**values: float) -> None:
+    """Raises UserError for the first value that is infinite or no number."""
+    for name, value in values.items():
+        if not isfinite(value):
+            raise UserError(f"--{name} is {value}: give a number")
 
 
 def at_least(least: float, **values: float) -> None:

@@ -3,12 +3,23 @@
 from dataclasses import dataclass
 
 from gesso.errors import UserError
-from gesso.flags import at_least, flag, one_of
+from gesso.flags import at_least, finite, flag, one_of
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 PARALLEL = ("ddp", "fsdp")
 FORMS = ("whole", "sharded")
 DAMAGED = ("refuse", "quarantine")
+LARGEST_SEED = 2**63 - 1  # of torch's
+
+
+def check_seed_and_average(seed: int, ema: float) -> None:
+    """Raises UserError where a seed is none of torch's, or a decay of averaged weights is 1 or more."""
+    at_least(0, seed=seed, ema=ema)
+    finite(ema=ema)
+    if seed > LARGEST_SEED:
+        raise UserError(f"--seed is {seed}: give at most {LARGEST_SEED}")
+    if ema >= 1:
+        raise UserError(f"--ema is {ema}: give less than 1")
 
 
 @dataclass(frozen=True)

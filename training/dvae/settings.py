@@ -1,16 +1,14 @@
 """Settings of a dVAE and of its training, and presets. Light: no torch."""
 
 from dataclasses import asdict, dataclass
-from math import inf, isfinite
 from typing import Any
 
 from gesso.errors import UserError
-from gesso.flags import at_least, flag
-from gesso.training.settings import ComputeSettings, LoopSettings
+from gesso.flags import at_least, finite, flag, positive
+from gesso.training.settings import ComputeSettings, LoopSettings, check_seed_and_average
 
 FACTOR = 8  # pixels along a side for one code: resolution is halved three times
 GROUPS = 4
-LARGEST_SEED = 2**63 - 1  # of torch's
 
 
 @dataclass(frozen=True)
@@ -59,17 +57,11 @@ class TrainSettings:
     def __post_init__(self) -> None:
         at_least(1, batch_size=self.batch_size, learning_rate_steps=self.learning_rate_steps)
         at_least(1, temperature_steps=self.temperature_steps, beta_steps=self.beta_steps)
-        at_least(0, weight_decay=self.weight_decay, seed=self.seed, beta=self.beta, ema=self.ema)
-        for name in ("learning_rate", "final_learning_rate", "temperature", "final_temperature"):
-            if not 0 < getattr(self, name) < inf:
-                raise UserError(f"--{name} is {getattr(self, name)}: give more than 0")
-        for name in ("beta", "weight_decay", "ema"):
-            if not isfinite(getattr(self, name)):
-                raise UserError(f"--{name} is {getattr(self, name)}: give a number")
-        if self.seed > LARGEST_SEED:
-            raise UserError(f"--seed is {self.seed}: give at most {LARGEST_SEED}")
-        if self.ema >= 1:
-            raise UserError(f"--ema is {self.ema}: give less than 1")
+        at_least(0, weight_decay=self.weight_decay, beta=self.beta)
+        positive(learning_rate=self.learning_rate, final_learning_rate=self.final_learning_rate)
+        positive(temperature=self.temperature, final_temperature=self.final_temperature)
+        finite(beta=self.beta, weight_decay=self.weight_decay)
+        check_seed_and_average(self.seed, self.ema)
 
 
 @dataclass(frozen=True)

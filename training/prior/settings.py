@@ -1,15 +1,13 @@
 """Settings of a prior and of its training, and presets. Light: no torch."""
 
 from dataclasses import asdict, dataclass, field
-from math import isfinite
 from typing import Any, NamedTuple
 
 from gesso.errors import UserError
-from gesso.flags import at_least, flag, one_of
-from gesso.training.settings import PARALLEL, PRECISIONS, LoopSettings
+from gesso.flags import at_least, finite, flag, one_of, positive
+from gesso.training.settings import PARALLEL, PRECISIONS, LoopSettings, check_seed_and_average
 
 MOST_TEXT = 256  # positions of the tokenizer
-LARGEST_SEED = 2**63 - 1  # of torch's
 MASKS = ("sparse", "causal")
 MOMENTS = (16, 32)  # bits
 BUFFERS = ("1-6-9", "fp16", "fp32")
@@ -87,19 +85,15 @@ class TrainSettings:
     def __post_init__(self) -> None:
         at_least(1, batch_size=self.batch_size, warmup=self.warmup, patience=self.patience, ema_every=self.ema_every)
         at_least(0, halvings=self.halvings, threshold=self.threshold, compression_rank=self.compression_rank)
-        at_least(0, weight_decay=self.weight_decay, ema=self.ema, seed=self.seed)
+        at_least(0, weight_decay=self.weight_decay)
         one_of(PRECISIONS, precision=self.precision)
         one_of(BUFFERS, error_buffers=self.error_buffers)
         one_of(WIRES, wire=self.wire)
-        for name in ("learning_rate", "clip"):
-            if not (getattr(self, name) > 0 and isfinite(getattr(self, name))):
-                raise UserError(f"--{name} is {getattr(self, name)}: give more than 0")
+        positive(learning_rate=self.learning_rate, clip=self.clip)
+        finite(weight_decay=self.weight_decay, threshold=self.threshold)
+        check_seed_and_average(self.seed, self.ema)
         if self.moments not in MOMENTS:
             raise UserError(f"--moments is {self.moments}: give 16 or 32")
-        if self.seed > LARGEST_SEED:
-            raise UserError(f"--seed is {self.seed}: give at most {LARGEST_SEED}")
-        if self.ema >= 1:
-            raise UserError(f"--ema is {self.ema}: give less than 1")
 
 
 @dataclass(frozen=True)
