@@ -21,7 +21,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from gesso.processes import Group
 from gesso.training.distributed.parallel import local
-from gesso.training.distributed.powersgd import PowerSGD
+from gesso.training.distributed.powersgd import PowerSGD, finite
 from gesso.training.distributed.sharding import Blocks, Parameters, Spread
 
 
@@ -69,6 +69,8 @@ class Common:
         self._matrices, self._replicated = blocks.matrices, blocks.replicated
         self._owners = {name: k for k, block in enumerate(blocks.blocks) for name in (*block.matrices, *block.others)}
         self._bucket, self._views = build_bucket(self._replicated)
+        outside, names = len(blocks.blocks), (*self._matrices, *self._replicated)
+        self._rows = torch.tensor([self._owners.get(name, outside) for name in names], device=self._bucket.device)
         self._clear()
 
     def _clear(self) -> None:
@@ -90,12 +92,9 @@ class Common:
     def _agree(self, finite: Tensor, squared: Tensor, replicated: Tensor) -> Reduced:
         """What holds over all processes. `finite`: of each matrix; `squared`: the squared norm of this process's
         shards; `replicated`: the norms of the other parameters, the same everywhere."""
-        outside, device = len(self._blocks), self._bucket.device
-        owners = torch.tensor(
-            [self._owners.get(name, outside) for name in (*self._matrices, *self._views)], device=device
-        )
+        outside = len(self._blocks)
         broken = torch.cat([~finite, ~replicated.isfinite()]).float()
-        counts = torch.zeros(outside + 1, device=device).index_add_(0, owners, broken)
+        counts = broken.new_zeros(outside + 1).index_add_(0, self._rows, broken)
         total = self._group.total(torch.cat([counts, squared.view(1) / self._spread.replicas]))
         norm = sqrt(value) if (value := float(total[-1] + replicated.square().sum())) >= 0 else inf
         return Reduced(inf if total[:-1].any() else norm, total[:outside] == 0)
@@ -116,7 +115,7 @@ class PlainReduction(Common):
     def reduce(self) -> Reduced:
         replicated = self._reduce_replicated()
         norms = torch.stack(torch._foreach_norm([self._gradient(name) for name in self._matrices], dtype=torch.float32))
-        units = torch.stack([self._unit(name) for name in self._matrices])
+        units = self._scales[self._rows[: len(self._matrices)]] / (self._spread.divisor * self._divisor)
         return self._agree(norms.isfinite(), (norms / units).square().sum(), replicated)
 
     def gradients(self) -> Iterator[tuple[str, Tensor]]:
@@ -157,7 +156,7 @@ class PowerReduction(Common):
     FSDP calls a parameter's post-accumulate hook after each reduce-scatter: nothing of its internals is needed.
     """
 
-    def __init__(self, blocks: Blocks, spread: Spread, group: Group, scales: Tensor, compressor: "PowerSGD") -> None:
+    def __init__(self, blocks: Blocks, spread: Spread, group: Group, scales: Tensor, compressor: PowerSGD) -> None:
         super().__init__(blocks, spread, group, scales)
         self._compressor = compressor
         self._finite: dict[str, Tensor] = {}
@@ -171,8 +170,8 @@ class PowerReduction(Common):
             for name, value in self._matrices.items():
                 self._accumulate(name, value)
         self._compressor.compress(self._sum)
-        finite = torch.stack([self._finite[name] for name in self._matrices])
-        return self._agree(finite, self._compressor.squared_norm(), replicated)
+        whole = torch.stack([self._finite[name] for name in self._matrices])
+        return self._agree(whole, self._compressor.squared_norm(), replicated)
 
     def gradients(self) -> Iterator[tuple[str, Tensor]]:
         yield from ((name, self._compressor.gradient(name)) for name in self._matrices)
@@ -196,8 +195,8 @@ class PowerReduction(Common):
         """Adds a gradient that is finite to its error buffer, and frees it."""
         assert value.grad is not None, name
         gradient = local([value.grad])[0].float() * (self._spread.divisor / self._scales[self._owners[name]])
-        self._finite[name] = finite = gradient.isfinite().all()
-        self._compressor.accumulate(name, torch.where(finite, gradient, 0.0))
+        self._finite[name] = whole = finite(gradient)
+        self._compressor.accumulate(name, torch.where(whole, gradient, 0.0))
         value.grad = None
 
     def _sum(self, tensors: list[Tensor]) -> None:
@@ -215,7 +214,7 @@ def build_bucket(parameters: Parameters) -> tuple[Tensor, dict[str, Tensor]]:
 
 
 def build_reduction(
-    blocks: Blocks, spread: Spread, group: Group, scales: Tensor, compressor: "PowerSGD | None"
+    blocks: Blocks, spread: Spread, group: Group, scales: Tensor, compressor: PowerSGD | None
 ) -> Reduction:
     if compressor is None:
         return PlainReduction(blocks, spread, group, scales)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gesso.processes import Group, processes
-from gesso.training.distributed.parallel import full, gradient_sync, sharded_like
+from gesso.training.distributed.parallel import full, gradient_sync, local, sharded_like
 from gesso.training.distributed.powersgd import PowerSGD
 from gesso.training.distributed.reduction import build_reduction
 from gesso.training.distributed.sharding import blocks_of, spread
@@ -54,7 +54,7 @@ def update(group: Group, parallel: str, shards: int, precision: str, rank: int, 
     blocks = blocks_of(model, list(model.blocks))
     scales = ResblockScales(4, group.size, group.device, precision == "fp16")
     scales.scale(model.blocks)
-    shapes = {name: tuple(sharded_shape(value)) for name, value in blocks.matrices.items()}
+    shapes = {name: tuple(local([value])[0].shape) for name, value in blocks.matrices.items()}
     compressor = (
         PowerSGD(shapes, rank // shards, spreaded.replicas, 0, group.device, torch.float32, "fp32") if rank else None
     )
@@ -72,12 +72,6 @@ def update(group: Group, parallel: str, shards: int, precision: str, rank: int, 
     found = {name: full(sharded_like(parameters[name], value)).tolist() for name, value in reduction.gradients()}
     reduction.finish(made=True)
     return {"norm": reduced.norm, "finite": reduced.finite.tolist(), "gradients": found, "traffic": reduction.traffic()}
-
-
-def sharded_shape(value: torch.Tensor) -> torch.Size:
-    from gesso.training.distributed.parallel import local
-
-    return local([value])[0].shape
 
 
 def break_block(model: Prior, number: int) -> None:
