@@ -4,9 +4,10 @@ tokens  ─ caption under BPE dropout, codes of one view ─▶ (b, T), (b, N)
 export  ─ caption under BPE dropout, one view of the picture ─ dVAE, on the device ─▶ the same
 """
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import islice
 from math import ceil
 from typing import Any, cast
 
@@ -71,7 +72,11 @@ def open_source(run: Run) -> Source:
         return Source(pictures[0], pictures[1], tokens, sha256, run.dvae, weights)
     train, validation = (open_token_split(run.data, name, damaged) for name in SPLITS)
     tokens = Tokens(train.grid, train.vocabulary, texts)
-    return Source(train, validation, tokens, sha256, dvae_of(run, train.dvae), train.dvae["weights_sha256"])
+    dvae = dvae_of(run, train.dvae)
+    if run.sampling.samples and not dvae:
+        told = f"no samples will be drawn: the dVAE of {run.data} is not where it was, give it by --dvae"
+        print(told, file=sys.stderr, flush=True)
+    return Source(train, validation, tokens, sha256, dvae, train.dvae["weights_sha256"])
 
 
 def tokens_of(run: Run, texts: int) -> tuple[Tokens, str]:
@@ -117,8 +122,7 @@ class Pairs:
     def __init__(self, run: Run, group: Group, source: Source) -> None:
         self._run, self._group, self._source = run, group, source
         self._tokenizer = Tokenizer.open(run.tokenizer)
-        self._in_loop = isinstance(source.train, Split)
-        needed = source.dvae and (self._in_loop or (run.sampling.samples and group.rank == 0))
+        needed = source.dvae and (isinstance(source.train, Split) or (run.sampling.samples and group.rank == 0))
         self._dvae: DVAE | None = open_dvae(source.dvae, group.device) if needed else None
 
     def loader(self, state: State) -> Loader:
@@ -142,24 +146,24 @@ class Pairs:
         run, group = self._run, self._group
         samples = min(run.loop.validation_samples, self._source.validation.samples)
         size = max(1, min(MOST_EVALUATED, run.training.batch_size // group.size // run.compute.accumulate))
-        batches = self._sequential(samples, group.rank, group.size, size)
-        for _ in range(ceil(ceil(samples / group.size) / size)):
-            batch = next(batches, None)
-            yield self._pair(batch) if batch else self._no_pair()
+        with closing(self._sequential(samples, group.rank, group.size, size)) as batches:
+            for _ in range(ceil(ceil(samples / group.size) / size)):
+                batch = next(batches, None)
+                yield self._pair(batch) if batch else self._no_pair()
 
     def painter(self) -> Painter:
         """What draws the first captions of the validation split."""
-        run, config = self._run, self._run.prior
+        run = self._run
         count = run.sampling.samples if self._source.dvae else 0
-        first = next(islice(self._sequential(count, 0, 1, max(1, count)), 1), None) if count else None
-        if first is None:
+        if not count:
             return Painter(run.output, None, None, run.training.seed)
+        with closing(self._sequential(count, 0, 1, count)) as batches:
+            first = next(batches)
         texts = [self._tokenizer.decode(row) for row in first.text.tolist()]
         captions = Captions(first.keys, texts, first.text, self.codes(first).cpu())
-        assert first.text.shape[1] == config.text_positions
         return Painter(run.output, captions, self._dvae, run.training.seed)
 
-    def _sequential(self, samples: int, rank: int, ranks: int, size: int) -> Iterator[Batch]:
+    def _sequential(self, samples: int, rank: int, ranks: int, size: int) -> Generator[Batch, None, None]:
         run, split = self._run, self._source.validation
         share = (samples, rank, ranks, run.loop.workers, size)
         if isinstance(split, Split):

@@ -227,11 +227,11 @@ def build(run: Run, group: Group) -> tuple[Prior, Blocks, Spread]:
     sharded = compute.parallel == "fsdp" and group.size > 1
     if not sharded:
         allocate(prior, run.training.seed, group.device)
-    spreaded = spread(prior, blocks_of(prior, prior.residuals()), group, compute.parallel, shards, dtype)
+    spreading = spread(prior, blocks_of(prior, prior.residuals()), group, compute.parallel, shards, dtype)
     if sharded:
         allocate(prior, run.training.seed, group.device)
         register_fsdp_forward_method(prior, "next_logits")
-    return prior, blocks_of(prior, prior.residuals()), spreaded
+    return prior, blocks_of(prior, prior.residuals()), spreading
 
 
 def on_meta(run: Run, dtype: torch.dtype) -> Prior:

@@ -399,6 +399,9 @@ MISTAKES = {
     "batch": (("--batch_size", "5", "--accumulate", "2"), "--batch_size is 5: give a multiple of 2"),
     "kernel": (("--kernel", "4"), "--kernel is 4: give an odd number"),
     "text": (("--text_positions", "300"), "--text_positions is 300: give 2 to 256"),
+    "decay": (("--weight_decay", "nan"), "--weight_decay is nan: give a number"),
+    "clip": (("--clip", "0"), "--clip is 0.0: give more than 0"),
+    "average": (("--ema", "1"), "--ema is 1.0: give less than 1"),
     "moments": (("--moments", "8"), "--moments is 8: give 16 or 32"),
     "attention": (("--attention", "fast"), "--attention is 'fast': give one of auto, dense"),
 }
@@ -434,8 +437,11 @@ def test_another_tokenizer_does_not_continue_a_run(
     assert "tokenizer_sha256 was" in told
 
 
-def test_without_its_dvae_it_draws_nothing(inputs: Inputs, tmp_path: Path) -> None:
+def test_without_its_dvae_it_draws_nothing_and_says_so(
+    inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     copy = inputs._replace(tokens=str(tmp_path / "elsewhere/tokens"))
     shutil.copytree(inputs.tokens, copy.tokens)
     assert run(copy, tmp_path / "run", "--steps", "4") == 0
     assert not (tmp_path / "run/evaluations").exists()
+    assert f"no samples will be drawn: the dVAE of {copy.tokens} is not where it was" in capsys.readouterr().err
