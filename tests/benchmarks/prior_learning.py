@@ -29,7 +29,7 @@ sys.path.insert(0, str(HERE.parents[2]))
 from gesso.training import checkpoint
 from gesso.training.data.token_loader import sequential_tokens
 from gesso.training.data.token_split import TokenSplit, open_token_split
-from gesso.training.prior.baselines import measure
+from gesso.training.prior.baselines import Baselines, measure
 from gesso.training.prior.model import Prior
 from gesso.training.prior.settings import PriorConfig, Tokens
 from gesso.training.tokenizer.bpe import Tokenizer
@@ -97,13 +97,13 @@ def main() -> None:
         print_table(measure(train, held_out), right.tolist(), wrong.tolist(), run)
 
 
-def print_table(baselines: object, right: list[float], wrong: list[float], run: Path) -> None:
+def print_table(baselines: Baselines, right: list[float], wrong: list[float], run: Path) -> None:
     step = json.loads((run / "checkpoints/best.json").read_text())["step"]
     gains = [other - own for own, other in zip(right, wrong, strict=True)]
     error = stdev(gains) / sqrt(len(gains))
     print(f"{len(right)} validation pictures, best checkpoint after {step:,} updates; nats a token")
-    for name, value in baselines._asdict().items():  # type: ignore[attr-defined]
-        print(f"{name:28}{value:>9.4f}")
+    for name in ("unigram", "bigram", "vertical"):
+        print(f"{name:28}{getattr(baselines, name):>9.4f}")
     print(f"{'prior, right captions':28}{fmean(right):>9.4f}\n{'prior, shuffled captions':28}{fmean(wrong):>9.4f}")
     print(f"gain of the right caption {fmean(gains):.4f} ± {error:.4f}, {fmean(gains) / error:.1f} standard errors")
 

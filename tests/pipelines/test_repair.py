@@ -58,6 +58,11 @@ def mend(output: Path, damaged: list[str], again: Again, capsys: pytest.CaptureF
     return removed.partition(": ")[2].split()
 
 
+def export_again(raw: Path, drops: list[str]) -> Callable[[Path], int]:
+    """Runs the export's command into an output again."""
+    return lambda output: exporting.export(raw, output, *exporting.FLAGS, *exporting.dropping(drops))
+
+
 class TestTheSameBytesAgain:
     def test_collection(
         self,
@@ -111,11 +116,7 @@ class TestTheSameBytesAgain:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         output = Path(shutil.copytree(clean, tmp_path / "clean"))
-
-        def again(output: Path) -> int:
-            return exporting.export(raw, output, *exporting.FLAGS, *exporting.dropping(drops))
-
-        removed = mend(output, ["train/00001.tar", "README.md"], again, capsys)
+        removed = mend(output, ["train/00001.tar", "README.md"], export_again(raw, drops), capsys)
         assert removed == ["manifest.json", "train/00001_stats.json", "README.md", "train/00001.tar"]
 
     def test_an_exports_rows_take_all_with_them(
@@ -127,10 +128,7 @@ class TestTheSameBytesAgain:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         output = Path(shutil.copytree(clean, tmp_path / "clean"))
-
-        def again(output: Path) -> int:
-            return exporting.export(raw, output, *exporting.FLAGS, *exporting.dropping(drops))
-
+        again = export_again(raw, drops)
         mend(output, ["validation/00000.parquet"], again, capsys)
         mend(output, ["dropped.parquet"], again, capsys)
 
