@@ -58,7 +58,7 @@ def mend(output: Path, damaged: list[str], again: Again, capsys: pytest.CaptureF
     return removed.partition(": ")[2].split()
 
 
-def export_again(raw: Path, drops: list[str]) -> Callable[[Path], int]:
+def export_again(raw: Path, drops: list[str]) -> Again:
     """Runs the export's command into an output again."""
     return lambda output: exporting.export(raw, output, *exporting.FLAGS, *exporting.dropping(drops))
 
