@@ -244,7 +244,6 @@ def test_torchrun_starts_again_what_was_killed(death: str, inputs: Inputs, tmp_p
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=240)
     assert done.returncode == 0, done.stderr
     assert "goes on after update 4" in done.stderr
-    assert "another process of this job has ended" in done.stderr
     assert spread(2, inputs, tmp_path / "through").returncode == 0
     assert curve(tmp_path / "run") == curve(tmp_path / "through")
 
