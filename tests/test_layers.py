@@ -68,13 +68,13 @@ class TestInstalled:
         assert {top for top in tops if not top.endswith(".dist-info")} == {"gesso"}
 
     def test_the_wheel_holds_every_module_and_what_they_read(self, wheel: zipfile.ZipFile) -> None:
-        folders = ("gesso", "pipelines", "dedup", "training")
+        folders = ("gesso", "pipelines", "dedup", "training", "generation", "evaluation", "studio")
         listed = subprocess.run(["git", "ls-files", *folders], cwd=ROOT, check=True, capture_output=True, text=True)
         tracked = [path for path in listed.stdout.split() if not (ROOT / path).is_symlink()]
         expected = {path if path.startswith("gesso/") else f"gesso/{path}" for path in tracked}
         assert {name for name in wheel.namelist() if name.startswith("gesso/")} == expected
 
-    @pytest.mark.parametrize("package", ["training", "pipelines", "dedup"])
+    @pytest.mark.parametrize("package", ["training", "pipelines", "dedup", "generation", "evaluation", "studio"])
     def test_a_users_own_folder_of_that_name_is_imported(self, tmp_path: Path, package: str) -> None:
         """The folder has no `__init__.py`, so that a package of its name anywhere on the path would win."""
         (tmp_path / package).mkdir()

@@ -1,0 +1,1 @@
+"""Generated pictures against real ones: FID, Inception Score, KID, CLIP score."""

@@ -1,0 +1,1 @@
+"""From captions to pictures: cached decoding, sampling, re-ranking."""
