@@ -78,6 +78,7 @@ class Trainer:
             group.size,
             self._data_state,
             run.loop.workers,
+            processes=run.loop.loaders,
         )
         try:
             yield iter(loader)

@@ -131,8 +131,8 @@ class Pairs:
         length, seed, batch_size = run.prior.text_positions, run.training.seed, run.training.batch_size
         rest = (length, seed, batch_size, group.rank, group.size, state, run.loop.workers)
         if isinstance(source.train, Split):
-            return PairLoader(source.train, self._image_size, self._tokenizer, *rest)
-        return TokenLoader(source.train, self._tokenizer, *rest)
+            return PairLoader(source.train, self._image_size, self._tokenizer, *rest, processes=run.loop.loaders)
+        return TokenLoader(source.train, self._tokenizer, *rest, processes=run.loop.loaders)
 
     def codes(self, batch: Batch) -> Tensor:
         """The batch's codes on the device, int64 (b, N)."""
