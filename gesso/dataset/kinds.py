@@ -1,6 +1,7 @@
 """What a directory holds, recognised by gesso's JSON files in it; and what it is refused for. Standard library.
 
-    manifest.json, plan.json   collection, embeddings, matches, repeats, export, tokens
+    manifest.json, plan.json   collection, embeddings, matches, repeats, export, tokens; generated (plan.json)
+    model.json                 a bundle
     run.json                   a training: dvae, prior, contrastive, tokenizer, detector
     00000_stats.json alone     img2dataset's own shards, or a split of an export
     img_emb/img_emb_0.npy      clip-retrieval's embeddings
@@ -19,7 +20,7 @@ from gesso.errors import UserError
 
 Json = dict[str, Any]
 
-RUN = "run.json"
+RUN, MODEL = "run.json", "model.json"
 SHARDS = ("collection", "img2dataset", "split")
 TRAININGS = ("dvae", "prior", "contrastive")  # that write metrics.jsonl
 DETECTOR_FILES = re.compile(r"checkpoint\.pt|detector\.safetensors")
@@ -66,6 +67,8 @@ KINDS = {
             "--data {} --tokenizer …",
             ("export",),
         ),
+        Kind("bundle", "a bundle of models", "gesso bundle", "--prior {} --dvae …", ("prior",)),
+        Kind("generated", "generated pictures", "gesso generate", "CAPTION --prior {}", ("prior", "bundle")),
         Kind("detector", "a training of a detector", "gesso train detector", "--data {}", SHARDS),
     )
 }
@@ -150,7 +153,7 @@ def _ask_run(path: str) -> str | None:
     return (read_object(path) or {}).get("kind")
 
 
-ASKED = {MANIFEST: _ask_manifest, PLAN: _ask_plan, RUN: _ask_run}
+ASKED = {MANIFEST: _ask_manifest, PLAN: _ask_plan, RUN: _ask_run, MODEL: _ask_run}
 
 
 def _by_names(path: str, names: Any) -> Kind | None:
