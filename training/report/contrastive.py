@@ -19,7 +19,7 @@ from gesso.training.report.run import Run
 
 SINGLE = {
     "learning_rate": LEARNING_RATE,
-    "gradient_norm": GRADIENT_NORM,
+    "gradient_norm": GRADIENT_NORM._replace(unit="L2, over all weights"),
     "temperature": Single("Temperature", "of the softmax over a batch, learned", log=True),
     "images_per_second": SPEED_IN_IMAGES,
     "memory_mib": MEMORY,
