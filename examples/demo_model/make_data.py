@@ -8,6 +8,7 @@ Killed and started again, it goes on where it stopped. README.md beside it tells
 import argparse
 import json
 import re
+import shutil
 import sys
 import threading
 from collections import Counter
@@ -37,8 +38,10 @@ HERE = Path(__file__).resolve().parent
 PORT = 8642  # of the links: a sample's key is made of its link, so it has to stay the same
 DOMINATES = 0.6  # share of a colour from which a picture is called by it
 NAMELESS = ("black", "grey")  # outlines and metal: never named by measurement
+MOST_OF_A_NAME = 8  # pictures of a source with the same name, of series such as "blue man"
 UNCOLOURED = re.compile("person|people|hand|flag")  # groups that are never called by a colour: of what would it be?
-VALIDATION = 1000
+TOOLS = {"rsvg-convert": "librsvg2-bin", "npm": "npm", "apt-get": "apt", "dpkg": "dpkg"}  # command → Debian package
+VALIDATION = 1000  # pictures, but a tenth of a smaller set
 VOCABULARY = 2048
 COLUMNS = ("url", "caption", "name", "group", "licence", "author", "source")
 
@@ -60,14 +63,16 @@ def main() -> None:
     args = parser.parse_args()
     output: Path = args.output.resolve()
     (output / "packages").mkdir(parents=True, exist_ok=True)
+    for tool, package in TOOLS.items():
+        if not shutil.which(tool):
+            sys.exit(f"{tool} is missing: install {package}")
     sources.download(output / "packages")
     pictures = list(sources.all_pictures(output / "packages"))
     if args.pictures:
         pictures = pictures[:: max(1, len(pictures) // args.pictures)]
     print(f"{len(pictures):,} pictures: {listed(sources.count_by(pictures))}", flush=True)
     drawn = draw_all(pictures, output / "pictures", args.threads)
-    write_table(pictures, drawn, output)
-    export(output)
+    export(output, write_table(pictures, drawn, output))
 
 
 def listed(counts: dict[str, int]) -> str:
@@ -131,14 +136,20 @@ def dominant(square: render.Pixels) -> str:
 # ── the table of links ──
 
 
-def write_table(pictures: list[Picture], drawn: list[Drawn], output: Path) -> None:
-    """OUTPUT/links.parquet: a link and a caption a row; OUTPUT/counts.json: what was left out, and why."""
-    counts, rows, seen = Counter[str](), list[tuple[str, ...]](), set[str]()
+def write_table(pictures: list[Picture], drawn: list[Drawn], output: Path) -> int:
+    """OUTPUT/links.parquet: a link and a caption a row; OUTPUT/counts.json: what was left out, and why.
+
+    Returns the number of pictures that are kept.
+    """
+    counts, rows, seen, names = Counter[str](), list[tuple[str, ...]](), set[str](), Counter[tuple[str, str]]()
     unseen = captions.Unseen(read_unseen())
     for picture, result in zip(pictures, drawn, strict=True):
         source = picture.key.split("/")[0]
         reason = result.dropped or ("same bytes as another" if result.sha256 in seen else "")
         seen.add(result.sha256)
+        if not reason and picture.name:
+            names[source, picture.name] += 1
+            reason = "name of many others" if names[source, picture.name] > MOST_OF_A_NAME else ""
         texts = [] if reason else captions_of(picture, result.colour)
         kept = [text for text in texts if not unseen.gives_away(text)]
         counts["captions held out"] += len(texts) - len(kept)
@@ -151,6 +162,7 @@ def write_table(pictures: list[Picture], drawn: list[Drawn], output: Path) -> No
         pq.write_table(table, stream)
     storage.write_json(str(output / "counts.json"), dict(counts, captions=len(rows)))
     print(listed({**counts, "captions": len(rows)}), flush=True)
+    return counts["pictures kept"]
 
 
 def read_unseen() -> list[str]:
@@ -193,7 +205,11 @@ class Server(ThreadingHTTPServer):
 @contextmanager
 def serving(folder: Path) -> Iterator[None]:
     """Serves the pictures on loopback while the body runs."""
-    with Server(("127.0.0.1", PORT), partial(Files, directory=str(folder))) as server:
+    try:
+        server = Server(("127.0.0.1", PORT), partial(Files, directory=str(folder)))
+    except OSError as error:
+        sys.exit(f"port {PORT} on loopback cannot be used ({error.strerror}): end what holds it")
+    with server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield
         server.shutdown()
@@ -207,17 +223,17 @@ def gesso(*argv: object) -> None:
         sys.exit(code)
 
 
-def export(output: Path) -> None:
+def export(output: Path, pictures: int) -> None:
     """The table of links → raw shards → an export whose validation pictures are not in train → a tokenizer."""
     raw, clean = output / "raw", output / "export"
     rules = ("--min_words", 1, "--no-english", "--min_side", render.SIZE, "--image_size", render.SIZE)
     with serving(output / "pictures"):
         columns = ("--extra_columns", ",".join(COLUMNS[2:]))
         gesso("collect", "--input", output / "links.parquet", "--output", raw, *columns, *rules, "--concurrency", 32)
-    others = output / "validation_repeats.txt"
-    write_whole_text(others, "\n".join(validation_repeats(raw, VALIDATION)) + "\n")
-    sizes = ("--validation_size", VALIDATION)
-    gesso("export", "--shards", raw, "--drop", others, "--output", clean, *sizes)
+    others, size = output / "validation_repeats.txt", min(VALIDATION, pictures // 10)
+    with storage.write_whole(str(others)) as stream:
+        stream.write("".join(f"{key}\n" for key in validation_repeats(raw, size)).encode())
+    gesso("export", "--shards", raw, "--drop", others, "--output", clean, "--validation_size", size)
     gesso("train", "tokenizer", "--data", clean, "--output", output / "tokenizer", "--vocabulary", VOCABULARY)
 
 
@@ -239,11 +255,6 @@ def validation_repeats(raw: Path, size: int) -> list[str]:
 
 def picture_of(link: str) -> str:
     return link.partition("?")[0]
-
-
-def write_whole_text(path: Path, text: str) -> None:
-    with storage.write_whole(str(path)) as stream:
-        stream.write(text.encode())
 
 
 if __name__ == "__main__":

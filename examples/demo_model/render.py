@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 SIZE = 128  # pixels of a side
 MARGIN = 4  # pixels around the object
@@ -16,8 +16,9 @@ LARGEST = 2048  # of a second drawing, of an object that is small in its page
 SECONDS = 10.0  # for a drawing
 QUALITY = 80  # of the JPEG, its colours at half the size: 3.2 KB a picture, a fifth less than without
 INVISIBLE = 248  # a pixel from this value in each channel is white
-LEAST_PAINTED = 0.02  # share of pixels that are not white
-MOST_PAINTED = 0.97
+PALE = 235  # a pixel from this value in each channel is hardly seen on white
+LEAST_PAINTED = 0.02  # share of pixels that are seen
+LEAST_CONTRAST = 6.0  # standard deviation of the most varied channel
 LONGEST = 5.0  # long side of the object over the short
 
 Pixels = npt.NDArray[np.uint8]
@@ -46,13 +47,16 @@ def rsvg(svg: bytes, side: int) -> Pixels:
         return np.asarray(Image.open(io.BytesIO(done.stdout)).convert("RGB"))
     except subprocess.TimeoutExpired as error:
         raise Dropped("drawing takes too long") from error
-    except (subprocess.CalledProcessError, OSError) as error:
+    except (subprocess.CalledProcessError, UnidentifiedImageError) as error:
         raise Dropped("cannot be drawn") from error
 
 
 def draw_file(path: Path) -> Pixels:
     """The object of a picture with transparency on white, cropped to it. Raises Dropped."""
-    picture = Image.open(path).convert("RGBA")
+    try:
+        picture = Image.open(path).convert("RGBA")
+    except OSError as error:
+        raise Dropped("cannot be drawn") from error
     white = Image.new("RGBA", picture.size, "white")
     pixels = np.asarray(Image.alpha_composite(white, picture).convert("RGB"))
     top, bottom, left, right = box(pixels)
@@ -96,12 +100,11 @@ def on_white(pixels: Pixels) -> Pixels:
 
 
 def check(square: Pixels) -> None:
-    """Raises Dropped where almost nothing or everything is painted, or in one dark tone all over."""
-    painted = (square < 235).any(2).mean()
-    if painted < LEAST_PAINTED:
+    """Raises Dropped where almost nothing can be seen, or one colour without a shape."""
+    if np.any(square < PALE, 2).mean() < LEAST_PAINTED:
         raise Dropped("almost white")
     inner = square[MARGIN:-MARGIN, MARGIN:-MARGIN]
-    if float(inner.std((0, 1)).max()) < 6:
+    if float(inner.std((0, 1)).max()) < LEAST_CONTRAST:
         raise Dropped("one colour all over")
 
 

@@ -28,7 +28,7 @@ EMOJI = {  # npm package → style, by which its captions tell it from others
     "twemoji@1.2.5": "a simple emoji",
     "openmoji@1.2.29": "an outlined icon",
     "emojione@1.2.3": "a small emoji",
-    "emojione-v1@1.2.5": "a classic emoji",
+    "emojione-v1@1.2.3": "a classic emoji",
     "fxemoji@1.2.2": "a cartoon icon",
     "streamline-emojis@1.2.4": "a line drawing",
     "flat-color-icons@1.2.3": "a flat symbol",
@@ -50,7 +50,7 @@ SKIPPED_FOLDERS = re.compile(  # of Open Clip Art: patterns, themes of programs'
     r"|map_symbols|/led|semaphore|unsorted/duplicates|logos|symbols/hazard|geography/(?!astronomy)"
 )
 EMPTY_TITLES = re.compile(
-    r"etiquette|theme|collection|gramastar|untitled|clipart|drawing|map symbol|simple|tasto|svg|^\W*$|logo|icon set"
+    r"etiquette|theme|collection|gramastar|untitled|clipart|drawing|map symbol|simple|tasto|svg|^\W*$|logo|icon set|@"
     r"|hotel icon",
     re.I,
 )
@@ -86,6 +86,7 @@ def download(folder: Path) -> None:
             (archive,) = folder.glob(f"{name}_*.deb")
             subprocess.run(["dpkg", "-x", archive, folder / f"{name}.part"], check=True)
             (folder / f"{name}.part").rename(folder / name)
+            archive.unlink()
     for name in NPM:
         if not npm_folder(folder, name).exists():
             pack = ["npm", "pack", "--silent", name]
@@ -95,6 +96,8 @@ def download(folder: Path) -> None:
             with tarfile.open(archive) as tar:
                 tar.extractall(part, filter="data")
             (part / "package").rename(npm_folder(folder, name))
+            part.rmdir()
+            archive.unlink()
 
 
 def npm_folder(folder: Path, package: str) -> Path:
@@ -318,13 +321,13 @@ def stamps(folder: Path) -> Iterator[Picture]:
         name = re.sub("^an? ", "", sentence)
         short = name != sentence and len(name.split()) < 4
         key = f"tuxpaint/{path.relative_to(root).with_suffix('').as_posix().replace('/', '-')}"
-        credits = ("GPL-2.0", "Tux Paint", "Debian tuxpaint-stamps-default 2022.06.04")
+        credits = ("GPL-2.0-or-later", "Tux Paint", "Debian tuxpaint-stamps-default 2022.06.04")
         yield Picture(key, name if short else "", "", where, (), () if short else (sentence,), "", *credits, path)
 
 
 def first_sentence(text: str) -> str:
     """Without its stop, in lower case."""
-    return re.split(r"(?<=[a-z)])[.!](?:\s|$)", text.strip())[0].replace("’", "'").lower()
+    return re.split(r"(?<=[a-z)'])[.!](?:\s|$)", text.strip())[0].replace("’", "'").lower()
 
 
 def photographs() -> Iterator[Picture]:
