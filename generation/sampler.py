@@ -143,7 +143,7 @@ def encode_picture(models: Models, pixels: Pixels) -> Tensor:
         raise UserError(
             f"the picture is {rejected.message}: give one with {size} pixels or more each way"
         ) from rejected
-    return models.dvae.encode(torch.from_numpy(view)[None].to(models.device)).flatten().cpu()
+    return models.dvae.encode(torch.tensor(view)[None].to(models.device)).flatten().cpu()
 
 
 def decode_pictures(models: Models, codes: Tensor) -> Pixels:
