@@ -59,8 +59,9 @@ def our_rate(folder: Path, flags: Sequence[str], updates: int) -> float:
 def open_clip_rate(folder: Path, flags: Sequence[str], given: argparse.Namespace) -> float:
     """Images a second of `open_clip_train.main` on the export's shards."""
     config = parse(flags).model
-    text = vars(text_config(config)) | {"vocab_size": 49_408}
-    shape = {"embed_dim": config.dimension, "vision_cfg": vars(vision_config(config)), "text_cfg": text}
+    towers = {"vision_cfg": vars(vision_config(config)), "text_cfg": vars(text_config(config)) | {"vocab_size": 49_408}}
+    given_ones = {name: {key: of for key, of in tower.items() if of is not None} for name, tower in towers.items()}
+    shape = {"embed_dim": config.dimension, **given_ones}
     (folder / "bench-shape.json").write_text(json.dumps(shape))
     last = len(list((folder / "clean/train").glob("*.tar"))) - 1
     samples = given.updates * given.batch_size
