@@ -22,10 +22,13 @@ from gesso.training.contrastive.train import parse
 from tests.captioned import write_captioned
 
 RECORD = 10  # updates between two lines of a log
+# open_clip's own reader of tars fails with webdataset 0.2.111 (KeyError: 'fname'); webdataset's does the same.
 OPEN_CLIP = """
-import sys, open_clip
-open_clip.add_model_config(sys.argv.pop(1))
+import sys, open_clip, webdataset
+from open_clip_train import data
 from open_clip_train.main import main
+open_clip.add_model_config(sys.argv.pop(1))
+data.tarfile_to_samples_nothrow = webdataset.tarfile_to_samples(handler=data.log_and_continue)
 main(sys.argv[1:])
 """
 
