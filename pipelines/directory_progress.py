@@ -4,7 +4,7 @@ collection, img2dataset     status.CollectionProgress: the plan, markers, progre
 export, tokens              the markers of both splits
 embeddings                  the markers of the blocks that the plan counts
 matches, repeats            the markers of parts, until the manifest counts the result
-dvae, prior                 run.json and metrics.jsonl
+dvae, prior, contrastive    run.json and metrics.jsonl
 generated                   the captions that have a record of their pictures
 tokenizer, detector, bundle whether the file that is written last is there
 """

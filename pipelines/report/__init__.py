@@ -50,7 +50,7 @@ def build_parser() -> Parser:
     parser = Parser(
         "gesso report", "Writes a self-contained HTML page about a dataset's content or a training's progress."
     )
-    made = "`gesso collect`, `export`, `encode`, `train dvae` or `train prior`"
+    made = "`gesso collect`, `export`, `encode`, `train dvae`, `train prior` or `train contrastive`"
     parser.add_argument("directory", type=path, help=f"the --output of {made}")
     parser.add_argument(
         "--output", type=path, metavar="FILE", help="file to write the page to; DIR/report.html if not given"
