@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,9 +13,16 @@ from gesso import cli
 from gesso.errors import UserError
 from gesso.generation import models as opening
 from gesso.generation.models import open_models, precision_of
+from gesso.generation.ranker import open_ranker
 from gesso.generation.sampler import draw
 from gesso.generation.settings import Sampling
+from gesso.training.contrastive.model import build
+from gesso.training.contrastive.settings import ContrastiveConfig
+from gesso.training.contrastive.weights import Contrastive, save
+from gesso.training.data.shards import file_sha256
 from gesso.training.prior.settings import Tokens
+from gesso.training.tokenizer.bpe import Tokenizer
+from gesso.training.tokenizer.settings import POSITIONS
 from tests.drawing import CODES, GRID, write_prior, write_runs, write_tokenizer
 from tests.dvaes import CONFIG, write_dvae
 
@@ -194,9 +202,45 @@ class TestBundle:
         with pytest.raises(UserError, match=r"--dvae is other, and .*bundle is a bundle, which has its own"):
             open_models(bundle, "other", CPU, "auto")
 
+    def test_a_ranker_of_the_same_tokenizer(self, runs: str, tmp_path: Path) -> None:
+        ranker = write_ranker(tmp_path / "ranker", runs)
+        output = str(tmp_path / "bundle")
+        assert cli.main(["bundle", "--prior", runs, "--ranker", ranker, "--output", output]) == 0
+        assert "ranker.safetensors" in json.loads(Path(output, "model.json").read_text())["files"]
+        pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+        scores = [open_ranker(path, "", CPU).scores("a red apple", pictures) for path in (ranker, output)]
+        assert torch.equal(*scores)
+        assert cli.main(["generate", "a red apple", "--prior", output, "--n", "3", "--output", f"{output}/../out"]) == 0
+        found = json.loads((tmp_path / "out/generated.json").read_text())
+        assert found["ranker"]["name"] == "contrastive"
+        assert found["pictures"][0]["score"] == max(found["scores"][0])
+
+    def test_a_ranker_of_another_tokenizer(self, runs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        tokenizer = tmp_path / "other/tokenizer.json"
+        tokenizer.parent.mkdir()
+        tokenizer.write_text(Path(runs, "tokenizer.json").read_text() + "\n")
+        ranker = write_ranker(tmp_path / "ranker", str(tokenizer.parent))
+        assert cli.main(["bundle", "--prior", runs, "--ranker", ranker, "--output", str(tmp_path / "bundle")]) == 2
+        assert "ranker has another tokenizer than the prior" in capsys.readouterr().err
+        assert not (tmp_path / "bundle").exists()
+
     def test_other_kinds_are_refused(self, runs: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main(["bundle", "--prior", f"{runs}/../dvae", "--output", f"{runs}/../made"]) == 2
         assert "run.json" not in capsys.readouterr().err
+
+
+def write_ranker(folder: Path, tokenizer: str) -> str:
+    """An untrained contrastive model as a bundle has it, with a tokenizer's file; returns its folder."""
+    folder.mkdir()
+    (folder / "tokenizer.json").write_bytes(Path(tokenizer, "tokenizer.json").read_bytes())
+    opened = Tokenizer.open(str(folder))
+    widths = {"vision_width": 32, "text_width": 32, "head_size": 32, "vision_layers": 1, "text_layers": 1}
+    config = ContrastiveConfig(image_size=32, text_positions=12, texts=opened.size - POSITIONS, **widths)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build(config).eval()
+    save(Contrastive(model, config, opened, file_sha256(f"{folder}/tokenizer.json")), f"{folder}/ranker.safetensors")
+    return str(folder)
 
 
 def test_the_shipped_bundle_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
