@@ -3,6 +3,7 @@
 captions ─ prior: codes, position by position ─ dVAE ─▶ candidates ─ ranker ─▶ the best as PNG, a contact sheet
 """
 
+import os
 import re
 import sys
 from argparse import SUPPRESS
@@ -102,6 +103,8 @@ def main(argv: Sequence[str]) -> int:
     job = job_of(
         vars(given), read_flags(given, Candidates), read_flags(given, Sampling), read_flags(given, ComputeSettings)
     )
+    if job.prior:
+        kinds.expect(job.prior, "gesso generate --prior", "prior", "bundle")
     check_device(job.compute.device)
     output = getattr(given, "output", "")
     if output:
@@ -321,6 +324,6 @@ def tell_of_cut(models: "Models", captions: Sequence[str]) -> None:
 
 def default_output(caption: str, captions: str) -> str:
     """`generated/a-red-apple`: a name that tells what was asked for."""
-    stem = storage.plain(captions).rpartition("/")[2].rpartition(".")[0] if captions else caption
+    stem = os.path.splitext(captions.rpartition("/")[2])[0] if captions else caption
     name = re.sub(r"\W+", "-", stem.lower()).strip("-")[:NAME].rstrip("-")
     return storage.join(OUTPUTS, name or "picture")

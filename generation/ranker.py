@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from difflib import get_close_matches
+from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,7 +60,7 @@ class Ranker:
     def __init__(self, towers: Towers, device: torch.device, precision: str) -> None:
         self.name, self.device = towers.name, device
         self._tokenize, self._prepare = towers.tokenize, make_prepare(towers.preprocess)
-        self._size = side_of(towers.preprocess["size"])
+        self._shape = shape_of(towers.preprocess["size"])
         sha256 = weights_sha256(towers.model)
         self._model = towers.model.to(device)
         self._encode = make_encode(self._model, towers.preprocess["mean"], towers.preprocess["std"])
@@ -68,7 +69,7 @@ class Ranker:
             "name": towers.name,
             "pretrained": towers.pretrained,
             "sha256": sha256,
-            "image_size": self._size,
+            "image_size": max(self._shape),
             "dimension": self.embed_captions([""]).shape[1],
         }
 
@@ -81,7 +82,7 @@ class Ranker:
         found = []
         for part in parts(captions):
             text, cut = self._tokenize(part)
-            for caption in (caption for caption, is_cut in zip(part, cut, strict=True) if is_cut):
+            for caption in compress(part, cut):
                 told = f"ranking by its beginning, since {self.name} reads {text.shape[1] - 2} tokens at most"
                 print(f"{told}: {caption[:SHOWN]!r}", file=sys.stderr, flush=True)
             with self._autocast():
@@ -110,7 +111,7 @@ class Ranker:
         return torch.autocast(self.device.type, DTYPES[self._precision], enabled=self._precision != "fp32")
 
     def _fitted(self, pixels: Pixels) -> Pixels:
-        return pixels if pixels.shape[:2] == (self._size, self._size) else self._prepare(pixels)
+        return pixels if pixels.shape[:2] == self._shape else self._prepare(pixels)
 
 
 def parts(items: Sequence[Any] | Pixels) -> Iterator[Any]:
@@ -118,8 +119,9 @@ def parts(items: Sequence[Any] | Pixels) -> Iterator[Any]:
         yield items[start : start + TOGETHER]
 
 
-def side_of(size: int | tuple[int, int]) -> int:
-    return size if isinstance(size, int) else max(size)
+def shape_of(size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def open_ranker(name: str, pretrained: str, device: torch.device, precision: str = "fp32") -> Ranker:

@@ -20,7 +20,8 @@ COLOURS = {
 SIDE = 40  # pixels
 CAPTIONS = [f"a {colour} square" for colour in COLOURS]
 TINY = ("--preset", "tiny", "--image_size", "32", "--vision_width", "8", "--text_positions", "12")
-NARROW = ("--text_width", "32", "--text_layers", "1", "--dimension", "32", "--batch_size", "16", "--warmup", "5")
+NARROW = ("--text_width", "32", "--text_layers", "1", "--dimension", "32")
+QUICK = ("--batch_size", "16", "--learning_rate", "2e-3", "--warmup", "5")
 
 
 class Inputs(NamedTuple):
@@ -53,7 +54,7 @@ def square(number: int) -> Pixels:
 
 def flags(inputs: Inputs, output: Path, *more: str) -> list[str]:
     what = ["--data", inputs.clean, "--tokenizer", inputs.tokenizer, "--output", str(output)]
-    return [*what, *TINY, *NARROW, "--log_every", "1", *more]
+    return [*what, *TINY, *NARROW, *QUICK, "--log_every", "1", *more]
 
 
 def train(inputs: Inputs, output: Path, *more: str) -> int:

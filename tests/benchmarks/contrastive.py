@@ -22,10 +22,13 @@ from gesso.training.contrastive.train import parse
 from tests.captioned import write_captioned
 
 RECORD = 10  # updates between two lines of a log
+# open_clip's own reader of tars fails with webdataset 0.2.111 (KeyError: 'fname'); webdataset's does the same.
 OPEN_CLIP = """
-import sys, open_clip
-open_clip.add_model_config(sys.argv.pop(1))
+import sys, open_clip, webdataset
+from open_clip_train import data
 from open_clip_train.main import main
+open_clip.add_model_config(sys.argv.pop(1))
+data.tarfile_to_samples_nothrow = webdataset.tarfile_to_samples(handler=data.log_and_continue)
 main(sys.argv[1:])
 """
 
@@ -59,8 +62,9 @@ def our_rate(folder: Path, flags: Sequence[str], updates: int) -> float:
 def open_clip_rate(folder: Path, flags: Sequence[str], given: argparse.Namespace) -> float:
     """Images a second of `open_clip_train.main` on the export's shards."""
     config = parse(flags).model
-    text = vars(text_config(config)) | {"vocab_size": 49_408}
-    shape = {"embed_dim": config.dimension, "vision_cfg": vars(vision_config(config)), "text_cfg": text}
+    towers = {"vision_cfg": vars(vision_config(config)), "text_cfg": vars(text_config(config)) | {"vocab_size": 49_408}}
+    given_ones = {name: {key: of for key, of in tower.items() if of is not None} for name, tower in towers.items()}
+    shape = {"embed_dim": config.dimension, **given_ones}
     (folder / "bench-shape.json").write_text(json.dumps(shape))
     last = len(list((folder / "clean/train").glob("*.tar"))) - 1
     samples = given.updates * given.batch_size

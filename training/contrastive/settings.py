@@ -126,10 +126,10 @@ PRESETS: dict[str, dict[str, object]] = {
         "head_size": 32,
         "dimension": 128,
         "batch_size": 64,
-        "learning_rate": 2e-3,
+        "learning_rate": 1e-3,
         "warmup": 100,
-        "learning_rate_steps": 3000,
+        "learning_rate_steps": 2000,
         "ema": 0.99,
     },
 }
-STEPS = {"base": 100_000, "small": 20_000, "tiny": 3000}  # defaults of --steps
+STEPS = {"base": 100_000, "small": 20_000, "tiny": 2000}  # defaults of --steps

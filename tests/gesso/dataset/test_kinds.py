@@ -45,6 +45,11 @@ class TestRecognise:
     def test_by_the_manifest(self, tmp_path: Path, kind: str) -> None:
         assert held(write(tmp_path, "manifest.json", {"kind": kind})) == kind
 
+    def test_generated_pictures_and_bundles(self, tmp_path: Path) -> None:
+        assert held(write(tmp_path / "out", "plan.json", {"kind": "generated", "settings": {}})) == "generated"
+        assert held(write(tmp_path / "bundle", "model.json", {"kind": "bundle"})) == "bundle"
+        assert held(write(tmp_path / "other", "model.json", {"layers": 3})) is None
+
     @pytest.mark.parametrize(
         ("settings", "kind"),
         [

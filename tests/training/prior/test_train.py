@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from gesso import cli
+from gesso.generation.models import open_models
 from gesso.processes import Group
 from gesso.training import checkpoint
 from gesso.training.checkpoint import Checkpoints
@@ -274,6 +275,14 @@ def test_what_a_run_writes(inputs: Inputs, trained: Trained) -> None:
         assert (folder / "samples.png").stat().st_size > 100
     scales = {name for name in curve(trained.output)[0] if name.startswith("scale/")}
     assert scales == ({f"scale/00{block}" for block in range(4)} if trained.flags else set())
+
+
+def test_generation_finds_tokenizer_and_dvae_by_the_run(inputs: Inputs, trained: Trained) -> None:
+    found = open_models(str(trained.output), "", torch.device("cpu"), "fp32")
+    assert Path(inputs.tokenizer, "tokenizer.json").read_bytes() == (trained.output / "tokenizer.json").read_bytes()
+    assert found.identity["dvae"]["path"] == inputs.dvae
+    average = weights(trained.output)["average"]
+    assert all(torch.equal(value, average[name]) for name, value in found.prior.state_dict().items())
 
 
 def test_state_is_kept_in_16_bits_where_the_paper_has_it_so(trained: Trained) -> None:
