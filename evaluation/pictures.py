@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from gesso import storage
 from gesso.dataset import kinds, members
+from gesso.dataset.kinds import EVALUATION
 from gesso.dataset.members import CAPTION, IMAGE, KINDS, PICTURES, suffix_of
 from gesso.errors import UserError
 from gesso.storage import Found, Range, join
@@ -52,7 +53,7 @@ def open_side(flag: str, path: str, ranks: int, output: str) -> Side:
     elif storage.exists(join(path, GENERATING)):
         raise UserError(f"--{flag} {path} is not finished: run its `gesso generate` again, it continues")
     else:
-        kinds.expect(path, "gesso evaluate", *kinds.SHARDS, "generated")
+        kinds.expect(path, "gesso evaluate", *kinds.SHARDS)
         shards = [item for item in storage.files(path) if suffix_of(item.path) == "tar"]
         found = [picture for shard in shards for picture in read_shard(shard)] if shards else files(path, output)
         side = Side(path, "shards" if shards else "pictures", tuple(found))
@@ -94,10 +95,13 @@ def read_generated(path: str, ranks: int) -> Iterator[Picture]:
 
 
 def files(path: str, output: str) -> list[Picture]:
-    """The pictures below a folder."""
-    found = [item for item in storage.walk(path) if suffix_of(item.path) in PICTURES]
-    outside = [item for item in found if not storage.absolute(item.path).startswith(storage.absolute(output) + "/")]
-    return [Picture(key_of(item.path), item.path, Range(item.path, 0, item.size), ()) for item in outside]
+    """The pictures below a folder, less those of evaluations."""
+    found = storage.walk(path)
+    charts = [folder_of(item.path) for item in found if item.path.endswith(f"/{EVALUATION}")]
+    ours = tuple(f"{storage.absolute(folder)}/" for folder in (*charts, output))
+    pictures = [item for item in found if suffix_of(item.path) in PICTURES]
+    others = [item for item in pictures if not storage.absolute(item.path).startswith(ours)]
+    return [Picture(key_of(item.path), item.path, Range(item.path, 0, item.size), ()) for item in others]
 
 
 def read_shard(shard: Found) -> Iterator[Picture]:
@@ -145,6 +149,10 @@ def read_annotations(path: str) -> dict[str, list[str]]:
 def normal(caption: str) -> str:
     """A caption by which two are compared: blanks are one blank, none at the ends."""
     return " ".join(caption.split())
+
+
+def folder_of(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 def key_of(path: str) -> str:

@@ -68,7 +68,7 @@ def taps(length: int) -> tuple[npt.NDArray[np.int64], Floats]:
     """For each of 299 pixels the one to its left among `length`, and how far it is from that, (299,) each."""
     places = np.arange(SIDE, dtype=np.float32) * np.float32(length / SIDE)
     left = places.astype(np.int64)
-    return left, places - left
+    return left, places - left.astype(np.float32)
 
 
 def mixed(pixels: Floats, left: npt.NDArray[np.int64], share: Floats, axis: int) -> Floats:
