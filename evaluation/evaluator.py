@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gesso import progress
+from gesso import progress, storage
 from gesso.dataset import identity
 from gesso.dedup.models import choose_device
 from gesso.errors import UserError
@@ -153,8 +153,13 @@ def rated(
 
 def side_record(side: Side, told: Told, output: str) -> Json:
     """`sha256` is that of the pictures' bytes in their order."""
-    path = identity.hint(side.path, output)
-    return {"path": path, "kind": side.kind, "pictures": len(side.pictures), "sha256": told.sha256}
+    return {
+        "name": storage.absolute(side.path).rpartition("/")[2],
+        "path": identity.hint(side.path, output),
+        "kind": side.kind,
+        "pictures": len(side.pictures),
+        "sha256": told.sha256,
+    }
 
 
 def notes(run: Run, sides: Sides, size: int, enlarged: int, opened: Models) -> Iterator[str]:

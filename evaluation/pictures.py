@@ -68,7 +68,7 @@ def open_side(flag: str, path: str, ranks: int, output: str) -> Side:
 def read(picture: Picture) -> bytes:
     """Raises UserError where the file is gone or shorter than it was listed."""
     try:
-        body = storage.read_ranges([picture.place])[0]
+        body = storage.Ranges(picture.place.path).read(picture.place.offset, picture.place.size)
     except OSError as error:
         raise UserError(f"{picture.name} cannot be read ({error.strerror or error}): restore it") from error
     if len(body) != picture.place.size:

@@ -23,10 +23,8 @@ def write(output: str, record: Json) -> None:
 
 
 def page(record: Json) -> str:
-    sides = "".join(
-        f"- {name}: {record[name]['pictures']:,} pictures of `{record[name]['path']}`\n"
-        for name in ("generated", "reference")
-    )
+    named = ((name, record[name]["pictures"], record[name]["name"]) for name in ("generated", "reference"))
+    sides = "".join(f"- {name}: {count:,} pictures of `{folder}`\n" for name, count, folder in named)
     notes = "".join(f"- {note}\n" for note in record["notes"])
     return f"# Evaluation\n\n{sides}{notes}\n{table(record['rows'])}\n\n![{CHART}]({CHART})\n"
 

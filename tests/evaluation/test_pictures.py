@@ -79,7 +79,7 @@ class TestMistakes:
         path = write_export(tmp_path / "clean", (2, 8))
         tar = tmp_path / "clean/validation/00000.tar"
         tar.write_bytes(tar.read_bytes()[:4096])
-        with pytest.raises(UserError, match=r"00000.tar is cut off in \w+.jpg: `gesso verify` shows"):
+        with pytest.raises(UserError, match=r"00000.tar is cut off in \w+.txt: `gesso verify` shows"):
             open_side("reference", f"{path}/validation", 0, "")
 
     def test_a_picture_that_became_shorter_or_went(self, tmp_path: Path) -> None:
