@@ -37,16 +37,15 @@ def build_parser() -> Parser:
     add("--annotations", "captions of the reference in COCO's format, as captions_val2014.json", metavar="FILE")
     add("--output", "folder for the results; by default `evaluation` in --generated", metavar="DIR")
     rated = parser.add_argument_group("what is rated")
-    rated.add_argument(
-        "--blur", type=float, nargs="+", default=BLUR, metavar="RADIUS", help="standard deviations, pixels at --size"
-    )
-    rated.add_argument(
-        "--ranker",
-        default="",
-        metavar="NAME",
-        help="model of the CLIP score: a run of `gesso train contrastive`, a bundle, or a model of open_clip",
-    )
-    rated.add_argument("--pretrained", default="", metavar="TAG", help="weights of an open_clip model: a tag or a file")
+
+    def rate(name: str, text: str, **more: Any) -> None:
+        rated.add_argument(name, default=SUPPRESS, help=text, **more)
+
+    radii_text = f"standard deviations, pixels at --size; by default {' '.join(f'{each:g}' for each in BLUR)}"
+    rate("--blur", radii_text, type=float, nargs="+", metavar="RADIUS")
+    models = "a run of `gesso train contrastive`, a bundle, or a model of open_clip"
+    rate("--ranker", f"model of the CLIP score: {models}; by default there is none", metavar="NAME")
+    rate("--pretrained", "weights of an open_clip model: a tag or a file", metavar="TAG")
     add_flags(parser, "evaluation", EvaluationSettings)
     return parser
 
@@ -55,10 +54,10 @@ def parse(argv: Sequence[str]) -> Run:
     given = build_parser().parse_args(argv)
     settings = read_flags(given, EvaluationSettings)
     check_device(settings.device)
+    names = ("generated", "reference", "inception", "exclude", "annotations", "ranker", "pretrained")
+    named = {name: getattr(given, name, "") for name in names}
     output = getattr(given, "output", storage.join(given.generated, KIND))
-    optional = {name: getattr(given, name, "") for name in ("exclude", "annotations")}
-    named = {name: getattr(given, name) for name in ("generated", "reference", "inception", "ranker", "pretrained")}
-    return Run(**named, **optional, output=output, radii=radii(given.blur), settings=settings)
+    return Run(**named, output=output, radii=radii(getattr(given, "blur", BLUR)), settings=settings)
 
 
 def main(argv: Sequence[str]) -> int:

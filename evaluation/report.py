@@ -69,6 +69,7 @@ def draw(path: str, rows: list[Json]) -> None:
                 [row[name]["high"] - row[name]["value"] for row in chosen],
             ]
             axes.errorbar([row["blur"] for row in chosen], values, reach, marker="o", capsize=3, label=pictures)
+        axes.set_xticks(sorted({row["blur"] for row in rows}))
         axes.set_xlabel("radius of the blur on both sides, pixels")
         axes.set_ylabel(NAMES[name])
         axes.grid(alpha=0.3)

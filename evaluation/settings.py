@@ -1,5 +1,6 @@
 """Settings of `gesso evaluate`. Light: no torch."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import inf
 from typing import Any
@@ -56,7 +57,7 @@ class Run:
     settings: EvaluationSettings
 
 
-def radii(given: list[float]) -> tuple[float, ...]:
+def radii(given: Sequence[float]) -> tuple[float, ...]:
     """The radii of --blur, ascending, each once. Raises UserError for one that is no radius."""
     wrong = next((value for value in given if not 0 <= value < inf), None)
     if wrong is not None:

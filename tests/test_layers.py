@@ -35,6 +35,7 @@ def loaded_by(*modules: str) -> set[str]:
         ([*JOBS, "gesso.pipelines.encode.job"], set()),
         (["gesso.dedup.train", "gesso.dedup.review"], set()),
         (["gesso.training.dvae.train", "gesso.training.tokenizer.train"], set()),
+        (["gesso.evaluation.evaluate"], set()),
         (["gesso.dataset.shards", "gesso.pipelines.verify"], {"pyarrow", "numpy"}),
         (["gesso.pipelines.collect.engine"], {"cv2", "numpy", "aiohttp", "pyarrow", "PIL"}),
     ],

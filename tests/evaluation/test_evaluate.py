@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch_fidelity
 from PIL import Image
 
 from gesso import cli
 from gesso.dataset import kinds
-from gesso.evaluation import evaluator
+from gesso.evaluation import evaluator, prepare
 from gesso.evaluation.inception import open_inception
 from gesso.generation import ranker
 from tests.evaluations import (
@@ -260,19 +261,41 @@ class TestRealNetwork:
         monkeypatch.setattr(evaluator, "open_inception", open_inception)
         return real_inception() if request.param == "real" else write_state(tmp_path, random_state())
 
+    def test_figures_of_the_same_files_are_torch_fidelitys(self, tmp_path: Path, weights: str) -> None:
+        if weights.endswith(".pt"):
+            pytest.skip("torch-fidelity takes a state dict, with a classifier")
+        generated, reference = sides(tmp_path, 10)
+        theirs = torch_fidelity.calculate_metrics(
+            input1=generated,
+            input2=reference,
+            fid=True,
+            isc=True,
+            kid=True,
+            kid_subsets=1,
+            kid_subset_size=10,
+            feature_extractor_weights_path=weights,
+            cuda=False,
+            cache=False,
+            verbose=False,
+        )
+        assert run(generated, reference, "--inception", weights, "--blur", "0", "--resize", "legacy") == 0
+        row = record(f"{generated}/evaluation")["rows"][0]
+        assert row["fid"]["value"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-5)
+        assert row["inception_score"]["value"] == pytest.approx(theirs["inception_score_mean"], rel=1e-5)
+        assert row["kid"]["value"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-2, abs=1e-5)
+
     def test_fid_rises_with_blur_and_loss_of_quality(self, tmp_path: Path, weights: str) -> None:
         chosen = PHOTOGRAPHS[::40][:8]
         reference = write_pictures(tmp_path / "b", chosen)
         altered = {"q50": 50, "q10": 10, "q2": 2}
-        for name, quality in altered.items():
+        for name in (*altered, "blur1", "blur3"):
             (tmp_path / name).mkdir()
-            for path in chosen:
+        for path in chosen:
+            for name, quality in altered.items():
                 cut(path, 64).save(tmp_path / name / f"{path.stem}.jpg", quality=quality)
-        for radius in (1, 3):
-            (tmp_path / f"blur{radius}").mkdir()
-            for path in chosen:
-                blurred = evaluator.models.prepare.blur(np.asarray(cut(path, 64)), radius)
-                Image.fromarray(blurred).save(tmp_path / f"blur{radius}" / f"{path.stem}.png")
+            for radius in (1, 3):
+                blurred = Image.fromarray(prepare.blur(np.asarray(cut(path, 64)), radius))
+                blurred.save(tmp_path / f"blur{radius}" / f"{path.stem}.png")
         found = {}
         for name in ("b", *altered, "blur1", "blur3"):
             flags = ["--inception", weights, "--blur", "0", "--output", str(tmp_path / "out")]
