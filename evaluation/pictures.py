@@ -13,11 +13,11 @@ from gesso.dataset import kinds, members
 from gesso.dataset.kinds import EVALUATION
 from gesso.dataset.members import CAPTION, IMAGE, KINDS, PICTURES, suffix_of
 from gesso.errors import UserError
+from gesso.generation.layout import GENERATED
 from gesso.storage import Found, Range, join
 
 Json = dict[str, Any]
 
-GENERATED, GENERATING = "generated.json", "generating.json"  # of `gesso generate`, written last and first
 REJECTED = "rejected"  # a collection's folder, of tars in early ones
 
 
@@ -50,10 +50,10 @@ def open_side(flag: str, path: str, ranks: int, output: str) -> Side:
     """
     if storage.exists(join(path, GENERATED)):
         side = Side(path, "generated", tuple(read_generated(path, ranks)))
-    elif storage.exists(join(path, GENERATING)):
+    elif (held := kinds.recognise(path)) and held.name == "generated":
         raise UserError(f"--{flag} {path} is not finished: run its `gesso generate` again, it continues")
     else:
-        kinds.expect(path, "gesso evaluate", *kinds.SHARDS)
+        kinds.expect(path, "gesso evaluate", *kinds.SHARDS, "generated")
         shards = [item for item in storage.files(path) if suffix_of(item.path) == "tar"]
         found = [picture for shard in shards for picture in read_shard(shard)] if shards else files(path, output)
         side = Side(path, "shards" if shards else "pictures", tuple(found))

@@ -129,6 +129,14 @@ def files(folder: str) -> list[Found]:
         return []
 
 
+def folders(folder: str) -> list[str]:
+    """The folders directly in a folder, sorted, without hidden ones; none where there is no such folder."""
+    try:
+        return _folders_local(local(folder)) if is_local(folder) else _folders_remote(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def walk(folder: str) -> list[Found]:
     """The files below a folder at any depth, sorted by path, without hidden files and folders."""
     if is_local(folder):
@@ -301,6 +309,13 @@ def _files_local(folder: str) -> list[Found]:
         return sorted(Found(join(folder, entry.name), entry.stat().st_size) for entry in shown)
 
 
+def _folders_local(folder: str) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(
+            join(folder, entry.name) for entry in entries if not entry.name.startswith(".") and entry.is_dir()
+        )
+
+
 def _walk_local(folder: str) -> Iterator[Found]:
     for path, folders, names in os.walk(folder, onerror=_raise_unless_missing, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -409,6 +424,13 @@ def _shown(folder: str, name: str, entries: Iterable[Any]) -> list[Found]:
 def _files_remote(folder: str) -> list[Found]:
     with _remote(folder) as (filesystem, name):
         return _shown(folder, name, filesystem.ls(name, detail=True))
+
+
+def _folders_remote(folder: str) -> list[str]:
+    with _remote(folder) as (filesystem, name):
+        entries = [entry for entry in filesystem.ls(name, detail=True) if entry["type"] == "directory"]
+    names = (entry["name"].rstrip("/").rpartition("/")[2] for entry in entries)
+    return sorted(join(folder, each) for each in names if not each.startswith("."))
 
 
 def _size_remote(path: str) -> int:

@@ -34,7 +34,7 @@ def loaded_by(*modules: str) -> set[str]:
         (["gesso.pipelines.status"], set()),
         ([*JOBS, "gesso.pipelines.encode.job"], set()),
         (["gesso.dedup.train", "gesso.dedup.review"], set()),
-        (["gesso.training.dvae.train", "gesso.training.tokenizer.train"], set()),
+        (["gesso.training.dvae.train", "gesso.training.tokenizer.train", "gesso.training.contrastive.train"], set()),
         (["gesso.evaluation.evaluate"], set()),
         (["gesso.dataset.shards", "gesso.pipelines.verify"], {"pyarrow", "numpy"}),
         (["gesso.pipelines.collect.engine"], {"cv2", "numpy", "aiohttp", "pyarrow", "PIL"}),
@@ -45,7 +45,7 @@ def test_what_a_fresh_interpreter_loads(modules: list[str], loaded: set[str]) ->
 
 
 def test_a_trainer_loads_no_beam() -> None:
-    modules = ("dvae.trainer", "encoding", "tokenizer.bpe", "report")
+    modules = ("dvae.trainer", "contrastive.trainer", "encoding", "tokenizer.bpe", "report")
     assert loaded_by(*(f"gesso.training.{name}" for name in modules)) & {"apache_beam", "faiss", "aiohttp"} == set()
 
 

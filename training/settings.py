@@ -2,14 +2,21 @@
 
 from dataclasses import dataclass
 
+from gesso.devices import has_cuda_driver
 from gesso.errors import UserError
 from gesso.flags import at_least, finite, flag, one_of
+from gesso.training.encode_settings import cores
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 PARALLEL = ("ddp", "fsdp")
 FORMS = ("whole", "sharded")
 DAMAGED = ("refuse", "quarantine")
 LARGEST_SEED = 2**63 - 1  # of torch's
+
+
+def loaders() -> int:
+    """None on a CPU, which has no time to spare; beside a GPU up to 8, of at most half the cores of this process."""
+    return min(8, cores() // 2) if has_cuda_driver() else 0
 
 
 def check_seed_and_average(seed: int, ema: float) -> None:
@@ -43,6 +50,9 @@ class LoopSettings:
     """What the loop does beside the updates: reading, logging, evaluation, checkpoints. A resumed run may change it."""
 
     workers: int = flag(2, "threads of each process that read and decode pictures")
+    loaders: int = flag(
+        loaders, "processes that prepare batches, each with --workers threads; 0: threads of the training itself"
+    )
     damaged: str = flag("refuse", "if shards are damaged: refuse to train, or quarantine (train without them)")
     log_every: int = flag(10, "updates between two records in metrics.jsonl")
     evaluate_every: int = flag(500, "updates between two evaluations on the validation split")
@@ -55,6 +65,7 @@ class LoopSettings:
     def __post_init__(self) -> None:
         one_of(DAMAGED, damaged=self.damaged)
         one_of(FORMS, checkpoint=self.checkpoint)
+        at_least(0, loaders=self.loaders)
         at_least(1, workers=self.workers, log_every=self.log_every, keep=self.keep)
         at_least(1, evaluate_every=self.evaluate_every, save_every=self.save_every)
         at_least(1, validation_samples=self.validation_samples)

@@ -14,6 +14,8 @@ ELSEWHERE = {
     "matches": "`gesso review {}` shows them",
     "repeats": "`gesso export --drop {}` takes them, and the page of its output counts what they drop",
     "tokenizer": "{}/tokenizer.json is all that there is",
+    "bundle": "`gesso generate --prior {}` draws with it",
+    "generated": "{}/contact_sheet.png shows them",
     "detector": "`tensorboard --logdir {}` shows its curves, `gesso status` how far it is",
 }
 
@@ -27,7 +29,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def write(directory: str, output: str | None, pictures: int) -> str:
-    """Writes the page and returns its path; a training's page is made by gesso.training.report."""
+    """Writes the page and returns its path; a training's page is made by gesso.training.report.
+
+    A folder that is no output but holds some gets a page about all of them.
+    """
+    if kinds.recognise(directory) is None and project_outputs(directory):
+        from gesso.pipelines.report import project_page
+
+        return written(output or storage.join(directory, "report.html"), project_page.render(directory))
     path, kind = kinds.find(directory)
     if kind.name in ELSEWHERE:
         raise UserError(f"`gesso report` has no page for {kind.text}: {ELSEWHERE[kind.name].format(path)}")
@@ -37,8 +46,16 @@ def write(directory: str, output: str | None, pictures: int) -> str:
         return training_report.report(path, output)
     from gesso.pipelines.report import pages
 
-    target = output or storage.join(path, "report.html")
     text = {"export": pages.export, "tokens": pages.tokens}.get(kind.name, pages.collection)(path, pictures)
+    return written(output or storage.join(path, "report.html"), text)
+
+
+def project_outputs(directory: str) -> bool:
+    """Whether some folder in it is an output of gesso's."""
+    return any(kinds.recognise(path) for path in storage.folders(directory))
+
+
+def written(target: str, text: str) -> str:
     with storage.write_whole(target) as stream:
         stream.write(text.encode("utf-8", "replace"))
     return target
@@ -46,10 +63,11 @@ def write(directory: str, output: str | None, pictures: int) -> str:
 
 def build_parser() -> Parser:
     parser = Parser(
-        "gesso report", "Writes a self-contained HTML page about a dataset's content or a training's progress."
+        "gesso report",
+        "Writes a self-contained HTML page about a dataset's content, a training's progress, or a folder of outputs.",
     )
-    made = "`gesso collect`, `export`, `encode`, `train dvae` or `train prior`"
-    parser.add_argument("directory", type=path, help=f"the --output of {made}")
+    made = "`gesso collect`, `export`, `encode`, `train dvae`, `train prior` or `train contrastive`"
+    parser.add_argument("directory", type=path, help=f"the --output of {made}, or a folder that holds several")
     parser.add_argument(
         "--output", type=path, metavar="FILE", help="file to write the page to; DIR/report.html if not given"
     )

@@ -37,7 +37,10 @@ def test_a_split_of_an_export(tmp_path: Path) -> None:
 
 def test_an_export_is_not_one_of_its_splits(tmp_path: Path) -> None:
     path = write_export(tmp_path / "clean", (6, 2))
-    with pytest.raises(UserError, match=f"clean is an export; .*: give one of its splits, {path}/train"):
+    with pytest.raises(
+        UserError,
+        match=f"clean is an export; `gesso evaluate` wants a collection or generated pictures: give one of its splits, {path}/train",
+    ):
         open_side("reference", path, 0, "")
 
 
@@ -59,7 +62,7 @@ class TestMistakes:
 
     def test_generation_that_is_not_finished(self, tmp_path: Path) -> None:
         write_pictures(tmp_path / "out/00000", PHOTOGRAPHS[:1])
-        (tmp_path / "out/generating.json").write_text("{}")
+        (tmp_path / "out/plan.json").write_text('{"kind": "generated"}')
         with pytest.raises(UserError, match="out is not finished: run its `gesso generate` again, it continues"):
             open_side("generated", str(tmp_path / "out"), 1, "")
 

@@ -28,12 +28,12 @@ def raising(error: BaseException) -> object:
 def test_help_lists_the_commands_in_the_order_of_the_work(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    listed = [line[2:19].strip() for line in lines if line.startswith("  ")]
+    listed = [line[2:21].strip() for line in lines if line.startswith("  ")]
     assert listed == [
         *("collect", "status", "verify", "report"),
         *("train detector", "embed", "match", "review", "repeats", "export"),
         *("train tokenizer", "train dvae", "train prior", "train contrastive", "encode", "plan"),
-        "evaluate",
+        *("generate", "bundle", "evaluate"),
     ]
 
 
@@ -187,7 +187,7 @@ def test_a_group_lists_its_commands(argv: list[str], capsys: pytest.CaptureFixtu
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "usage: gesso train WHAT …"
     assert [line.split("  ")[1] for line in lines[2:]] == [
-        *("train detector", "train tokenizer", "train dvae", "train prior")
+        *("train detector", "train tokenizer", "train dvae", "train prior", "train contrastive")
     ]
 
 

@@ -510,6 +510,15 @@ class TestGlob:
         assert found == ["1.csv", "x/2.csv", "x/y/3.csv"]
 
 
+def test_a_folders_folders(root: str) -> None:
+    for name in ("b/x", "a/deep/y", ".hidden/z", "file"):
+        put(storage.join(root, name), b"1")
+    assert storage.folders(root) == [storage.join(root, "a"), storage.join(root, "b")]
+    assert storage.folders(storage.join(root, "b")) == []
+    assert storage.folders(storage.join(root, "none")) == []
+    assert storage.folders(storage.join(root, "file")) == []
+
+
 def test_hidden_files_are_not_listed(root: str) -> None:
     for name in ("a", ".b", ".c/d", "e/.f/g", "e/h"):
         put(storage.join(root, name), b"1")

@@ -1,6 +1,6 @@
 """How well captions and pictures of the validation split find each other: loss and recall. torch.
 
-n pairs of m pictures, D dimension. A picture has one caption or several; all of them find it, and any is found by it.
+n pairs, D dimension. A picture may have several captions, a caption several pictures: any of them is right.
 """
 
 from collections.abc import Iterable
@@ -62,22 +62,23 @@ def mean_loss(found: Embedded, scale: Tensor, batch_size: int) -> float:
 
 
 def recall(found: Embedded) -> dict[tuple[str, int], float]:
-    """The share of captions whose picture, and of pictures of which a caption, is among the nearest, %.
+    """The share of captions with a picture of theirs, and of pictures with a caption of theirs, among the nearest, %.
 
     Ties count against it: a model that maps all to one point finds nothing.
     """
-    hashes, owners = torch.unique(found.same[:, 0], return_inverse=True)
-    firsts = torch.zeros_like(hashes).scatter_reduce_(0, owners, positions(owners), "amin", include_self=False)
-    scores = found.captions @ found.pictures[firsts].T  # (n, m)
-    own = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, owners[:, None], True)
-    picture_ranks = ahead(scores, own)
-    caption_ranks = ahead(scores.T, own.T)
-    ranks = {"picture": picture_ranks, "caption": caption_ranks}
-    return {(way, depth): 100 * float((r < depth).double().mean()) for way, r in ranks.items() for depth in DEPTHS}
+    first_of_pictures, picture = distinct(found.same[:, 0])
+    first_of_captions, caption = distinct(found.same[:, 1])
+    scores = found.captions[first_of_captions] @ found.pictures[first_of_pictures].T
+    own = torch.zeros_like(scores, dtype=torch.bool).index_put_((caption, picture), torch.tensor(True))
+    ranks = {"picture": ahead(scores, own), "caption": ahead(scores.T, own.T)}
+    return {(of, depth): 100 * float((rank < depth).double().mean()) for of, rank in ranks.items() for depth in DEPTHS}
 
 
-def positions(values: Tensor) -> Tensor:
-    return torch.arange(len(values))
+def distinct(hashes: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each distinct one occurs first, and which of these each is."""
+    values, which = torch.unique(hashes, return_inverse=True)
+    places = torch.arange(len(hashes))
+    return torch.full_like(values, len(hashes)).scatter_reduce_(0, which, places, "amin"), which
 
 
 def ahead(scores: Tensor, own: Tensor) -> Tensor:

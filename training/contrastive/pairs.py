@@ -88,7 +88,9 @@ class Pairs:
         def workers() -> Workers:
             return self._workers(self._train, shuffled_cache(self._train, WINDOW), view, seed)
 
-        return Stream(self._train, workers, seed, run.training.batch_size, *self._share, state)
+        return Stream(
+            self._train, workers, seed, run.training.batch_size, *self._share, state, processes=run.loop.loaders
+        )
 
     def validation(self) -> Generator[Batch, None, None]:
         """This process's share of the validation pairs, without dropout, in one view each."""

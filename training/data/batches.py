@@ -73,7 +73,8 @@ class Stream(Generic[B]):
     """An endless stream of batches for training, from `state` or from the start.
 
     `batch_size` counts the samples of all ranks; it need not divide an epoch: a batch may cross into the next one.
-    Iterating raises UserError for a damaged sample; `close` ends the threads.
+    `processes` prepare batches, each with the workers' threads; 0: threads of this one. Iterating raises UserError for
+    a damaged sample; `close` ends threads and processes.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Stream(Generic[B]):
         ranks: int,
         state: State | None,
         window: int = WINDOW,
+        processes: int = 0,
     ) -> None:
         if batch_size < ranks:
             raise UserError(f"--batch_size is {batch_size} for {ranks} processes: give {ranks} or more")
@@ -93,20 +95,36 @@ class Stream(Generic[B]):
         self._state = state or State(seed)
         self._batch_size = batch_size
         self._first, self._end = rank * batch_size // ranks, (rank + 1) * batch_size // ranks
-        self._workers = workers()
+        self._workers, self._processes = workers, processes
+        self._iterating: Generator[B, None, None] | None = None
 
     def __iter__(self) -> Iterator[B]:
-        return in_sequence(self._pending(), self._workers.prefetch(self._end - self._first))
+        self.close()
+        self._iterating = self._from_processes() if self._processes else self._share(0, 1)
+        return self._iterating
 
     def close(self) -> None:
-        self._workers.close()
+        if self._iterating:
+            self._iterating.close()
 
-    def _pending(self) -> Iterator[Pending[B]]:
-        state, epoch = self._state, self._order.samples
+    def _from_processes(self) -> Generator[B, None, None]:
+        from gesso.training.data.loader_processes import from_processes
+
+        yield from from_processes(self._share, self._processes)
+
+    def _share(self, first: int, every: int) -> Generator[B, None, None]:
+        """The batches first, first + every, … of the stream, by threads of this process."""
+        with closing(self._workers()) as workers:
+            submitted = self._pending(workers, first, every)
+            yield from in_sequence(submitted, workers.prefetch(self._end - self._first))
+
+    def _pending(self, workers: BatchWorkers[B], first: int, every: int) -> Iterator[Pending[B]]:
+        epoch = self._order.samples
+        state = self._state.advance(first * self._batch_size, epoch)
         while True:
             places = self._order.take(state.advance(self._first, epoch), self._end - self._first)
-            state = state.advance(self._batch_size, epoch)
-            yield self._workers.submit(places, state)
+            yield workers.submit(places, state.advance(self._batch_size, epoch))
+            state = state.advance(every * self._batch_size, epoch)
 
 
 def sequential(

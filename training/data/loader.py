@@ -90,6 +90,7 @@ class Loader(Stream[Batch]):
         state: State | None = None,
         threads: int = 2,
         window: int = WINDOW,
+        processes: int = 0,
     ) -> None:
         def view(pixels: Pixels, epoch: int, key: str) -> Pixels:
             return dvae_view(pixels, size, random_of("augment", seed, epoch, key))
@@ -97,7 +98,7 @@ class Loader(Stream[Batch]):
         def workers() -> Workers:
             return Workers(split, size, threads, shuffled_cache(split, window), view)
 
-        super().__init__(split, workers, seed, batch_size, rank, ranks, state, window)
+        super().__init__(split, workers, seed, batch_size, rank, ranks, state, window, processes)
 
 
 def sequential_batches(

@@ -78,6 +78,7 @@ class PairLoader(Stream[PairBatch]):
         state: State | None = None,
         threads: int = 2,
         window: int = WINDOW,
+        processes: int = 0,
     ) -> None:
         def view(pixels: Pixels, epoch: int, key: str) -> Pixels:
             return prior_view(pixels, size, random_of("view", seed, epoch, key))
@@ -86,7 +87,7 @@ class PairLoader(Stream[PairBatch]):
             captions, cached = Captions(tokenizer, text_length, seed), shuffled_cache(split, window)
             return pair_workers(split, size, captions, threads, cached, view)
 
-        super().__init__(split, workers, seed, batch_size, rank, ranks, state, window)
+        super().__init__(split, workers, seed, batch_size, rank, ranks, state, window, processes)
 
 
 def sequential_pairs(

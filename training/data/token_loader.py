@@ -79,6 +79,7 @@ class TokenLoader(Stream[TokenBatch]):
         state: State | None = None,
         threads: int = 2,
         window: int = WINDOW,
+        processes: int = 0,
     ) -> None:
         def choose(epoch: int, key: str) -> int:
             return seed_of("view", seed, epoch, key) % split.views
@@ -87,7 +88,7 @@ class TokenLoader(Stream[TokenBatch]):
             captions = Captions(tokenizer, text_length, seed)
             return TokenWorkers(split, captions, threads, shuffled_cache(split, window), choose)
 
-        super().__init__(split, workers, seed, batch_size, rank, ranks, state, window)
+        super().__init__(split, workers, seed, batch_size, rank, ranks, state, window, processes)
 
 
 def sequential_tokens(

@@ -17,11 +17,12 @@ from gesso.errors import UserError
 from gesso.images import Pixels
 from gesso.processes import Group
 from gesso.training import grids
+from gesso.training.averaged_adamw import AveragedAdamW
 from gesso.training.checkpoint import Tensors
 from gesso.training.data.loader import Batch, Loader
 from gesso.training.data.order import State
 from gesso.training.data.split import Split
-from gesso.training.distributed.parallel import gradient_sync, local, parallelize, reshard, total_norm
+from gesso.training.distributed.parallel import gradient_sync, local, parallelize, total_norm
 from gesso.training.dvae import evaluation, metrics
 from gesso.training.dvae.layers import set_precision
 from gesso.training.dvae.model import DVAE
@@ -37,7 +38,6 @@ Json = dict[str, Any]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BETAS, EPS = (0.9, 0.999), 1e-8  # of AdamW (DALL-E paper, A.2)
-MOMENTS = ("exp_avg", "exp_avg_sq")
 GRID_TITLE = "originals above, reconstructions under them"  # in TensorBoard
 
 
@@ -58,9 +58,10 @@ class Trainer:
             self.model.compile()
         self._blocks = self.model.blocks()
         self._parallel = parallelize(self.model, self._blocks, group, run.compute.parallel)
-        self._parameters = dict(self.model.named_parameters())
-        self._optimizer = build_optimizer(list(self._parameters.values()), run.training.weight_decay)
-        self._average = {name: value.detach().clone() for name, value in self._parameters.items()}
+        settings = run.training
+        self._optimizer = AveragedAdamW(
+            self.model, settings.ema, settings.weight_decay, BETAS, EPS, blocks=self._blocks
+        )
         self._scale, self._spikes = LossScale(run.compute.precision == "fp16"), SpikeDetector(run.loop.spike)
         self._counts = torch.zeros(run.dvae.vocabulary, dtype=torch.int64, device=group.device)
         self.step, self._data_state = 0, State(run.training.seed)
@@ -78,6 +79,7 @@ class Trainer:
             group.size,
             self._data_state,
             run.loop.workers,
+            processes=run.loop.loaders,
         )
         try:
             yield iter(loader)
@@ -92,11 +94,11 @@ class Trainer:
         now = rates(self.step, self._run.training)
         terms = self._backward(batch, now.temperature, now.beta)
         self._spikes.check(self.step, terms[0])
-        gradients = [value.grad for value in self._parameters.values() if value.grad is not None]
+        gradients = self._optimizer.gradients
         self._scale.unscale(local(gradients))
         norm = total_norm(gradients)
         if self._scale.step(isfinite(norm)):
-            self._step(now.learning_rate)
+            self._optimizer.step(now.learning_rate)
         elif self._scale.exhausted:
             raise Diverged(f"the gradient of update {self.step + 1} is {norm}")
         self.step, self._data_state = self.step + 1, batch.state
@@ -115,7 +117,7 @@ class Trainer:
         """Evaluates the averaged weights on the validation split; writes pictures and code counts below the run."""
         run, temperature = self._run, rates(self.step, self._run.training).temperature
         batch_size = max(1, run.training.batch_size // self._group.size // run.compute.accumulate)
-        with self._averaged_weights():
+        with self._optimizer.averaged():
             found = evaluation.evaluate(
                 self.model,
                 self._validation,
@@ -135,13 +137,7 @@ class Trainer:
 
     def tensors(self) -> Tensors:
         """Weights, their moving average, and AdamW's state; the same memory."""
-        states = {name: self._optimizer.state[value] for name, value in self._parameters.items()}
-        return {
-            "model": {name: value.detach() for name, value in self._parameters.items()},
-            "average": self._average,
-            **{kind: {name: state[kind] for name, state in states.items()} for kind in MOMENTS},
-            "steps": {"adam": next(iter(states.values()))["step"]},
-        }
+        return self._optimizer.tensors()
 
     def state(self) -> Json:
         """Step, place in the data, loss scale, mean loss, and the counts of codes since the last reset."""
@@ -155,8 +151,7 @@ class Trainer:
 
     def restore(self, state: Json, tensors: Tensors) -> None:
         """Continues from a checkpoint, on any number of processes."""
-        for each in self._optimizer.state.values():
-            each["step"].copy_(tensors["steps"]["adam"])
+        self._optimizer.restore(tensors)
         self.step, self._data_state = state["step"], State(**state["data"])
         self._spikes.mean = state["mean_loss"]
         self._scale.restore(state["scale"])
@@ -180,39 +175,6 @@ class Trainer:
             total += torch.stack((terms.loss, terms.nll, terms.kl)).detach() / parts
             self._counts += metrics.count_codes(terms.codes, len(self._counts))
         return (self._group.total(total) / self._group.size).tolist()
-
-    @torch.no_grad()
-    def _step(self, learning_rate: float) -> None:
-        for parameters in self._optimizer.param_groups:
-            parameters["lr"] = learning_rate
-        self._optimizer.step()
-        weight = 1 - self._run.training.ema
-        torch._foreach_lerp_(local(self._average.values()), local(self._parameters.values()), weight)
-
-    @contextmanager
-    def _averaged_weights(self) -> Iterator[None]:
-        """The model with its averaged weights, in evaluation mode."""
-        weights, average = local(self._parameters.values()), local(self._average.values())
-        saved = [weight.detach().clone() for weight in weights]
-        with torch.no_grad():
-            torch._foreach_copy_(weights, average)
-        self.model.eval()
-        try:
-            yield
-        finally:
-            self.model.train()
-            reshard(self._blocks)
-            with torch.no_grad():
-                torch._foreach_copy_(weights, saved)
-
-
-def build_optimizer(parameters: list[Tensor], weight_decay: float) -> torch.optim.AdamW:
-    """AdamW whose moments exist before the first update, so that every checkpoint holds the same tensors."""
-    optimizer = torch.optim.AdamW(parameters, betas=BETAS, eps=EPS, weight_decay=weight_decay, fused=True)
-    for value in parameters:
-        moments = {kind: torch.zeros_like(value) for kind in MOMENTS}
-        optimizer.state[value] = {"step": torch.zeros((), device=value.device), **moments}
-    return optimizer
 
 
 def check_batch_size(run: Run, group: Group) -> None:

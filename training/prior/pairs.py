@@ -31,7 +31,7 @@ from gesso.training.prior.evaluation import Pair
 from gesso.training.prior.pictures import Captions, Painter
 from gesso.training.prior.settings import Run, Tokens
 from gesso.training.tokenizer.bpe import Tokenizer
-from gesso.training.tokenizer.settings import FILE, POSITIONS
+from gesso.training.tokenizer.settings import POSITIONS, file_of
 
 Json = dict[str, Any]
 Batch = TokenBatch | PairBatch
@@ -63,7 +63,7 @@ class Source:
 def open_source(run: Run) -> Source:
     """Raises UserError where data, tokenizer and dVAE are damaged or do not fit each other."""
     tokenizer = Tokenizer.open(run.tokenizer)
-    sha256 = file_sha256(run.tokenizer if run.tokenizer.endswith(".json") else storage.join(run.tokenizer, FILE))
+    sha256 = file_sha256(file_of(run.tokenizer))
     texts, damaged = tokenizer.size - POSITIONS, cast("Damaged", run.loop.damaged)
     recognised = kinds.recognise(run.data)
     if recognised and recognised.name == "export":
@@ -131,8 +131,8 @@ class Pairs:
         length, seed, batch_size = run.prior.text_positions, run.training.seed, run.training.batch_size
         rest = (length, seed, batch_size, group.rank, group.size, state, run.loop.workers)
         if isinstance(source.train, Split):
-            return PairLoader(source.train, self._image_size, self._tokenizer, *rest)
-        return TokenLoader(source.train, self._tokenizer, *rest)
+            return PairLoader(source.train, self._image_size, self._tokenizer, *rest, processes=run.loop.loaders)
+        return TokenLoader(source.train, self._tokenizer, *rest, processes=run.loop.loaders)
 
     def codes(self, batch: Batch) -> Tensor:
         """The batch's codes on the device, int64 (b, N)."""

@@ -9,14 +9,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from gesso.training.report import curves, dvae, facts, prior, rules
+from gesso.training.report import contrastive, curves, dvae, facts, prior, rules
 from gesso.training.report.content import Content
 from gesso.training.report.curves import Panel
 from gesso.training.report.pictures import shown
 from gesso.training.report.run import Json, Run
 from gesso.training.report.words import number, short
 
-CONTENTS = {content.name: content for content in (dvae.CONTENT, prior.CONTENT)}
+CONTENTS = {content.name: content for content in (dvae.CONTENT, prior.CONTENT, contrastive.CONTENT)}
 
 
 def render(run: Run) -> str:

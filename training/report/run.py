@@ -13,7 +13,7 @@ from gesso.training.layout import BEST, CAPTIONS, CHECKPOINTS, CODES, EVALUATION
 from gesso.training.metrics_file import Record
 from gesso.training.report.png import png_size
 
-GRIDS = {"dvae": GRID, "prior": SAMPLES}  # by the kind of a run
+GRIDS = {"dvae": GRID, "prior": SAMPLES, "contrastive": None}  # by the kind of a run; None where it draws none
 TILE = 8  # pixels of a code's picture in codes.png
 
 Json = dict[str, Any]
@@ -101,7 +101,8 @@ def read_json(path: str) -> Json:
 def read_run(directory: str, most: int) -> Run:
     """Reads a run, with at most `most` grids: the first, the last, others evenly between. Raises UserError."""
     about, steps = read_json(storage.join(directory, RECORD)), evaluations(directory)
-    grids = spread(with_file(steps, GRIDS[about["kind"]]), most)
+    name = GRIDS[about["kind"]]
+    grids = spread(with_file(steps, name), most) if name else []
     best = storage.join(directory, CHECKPOINTS, BEST)
     return Run(
         name=storage.absolute(directory).split("/")[-1],

@@ -96,7 +96,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     write_prior_run(folder / "prior", until=200)
     for kind in ("matches", "repeats", "tokens"):
         write(folder / kind, "manifest.json", {"kind": kind})
-    write(folder / "tokenizer", "run.json", {"kind": "tokenizer"})
+    for kind in ("tokenizer", "contrastive"):
+        write(folder / kind, "run.json", {"kind": kind})
     return lambda name: str(folder / name)
 
 
@@ -130,6 +131,14 @@ WRONG = [
     (
         "train prior --data {clean} --tokenizer {dvae} --output o --preset tiny",
         "`gesso train prior --tokenizer` wants a tokenizer: `gesso train tokenizer --data … --output …` makes it",
+    ),
+    (
+        "train contrastive --data {tokens} --tokenizer {tokenizer} --output o --preset tiny",
+        "`gesso train contrastive --data` wants an export: `gesso export --shards … --output …` makes it",
+    ),
+    (
+        "train contrastive --data {clean} --tokenizer {dvae} --output o --preset tiny",
+        "`gesso train contrastive --tokenizer` wants a tokenizer: `gesso train tokenizer --data … --output …` makes it",
     ),
     (
         "train prior --data {raw} --tokenizer {tokenizer} --output o --preset tiny",
@@ -184,6 +193,7 @@ WRITES = {
     "tokenizer": "train tokenizer --data {clean}",
     "dvae": "train dvae --data {clean} --preset tiny",
     "prior": "train prior --data {clean} --tokenizer {tokenizer} --preset tiny",
+    "contrastive": "train contrastive --data {clean} --tokenizer {tokenizer} --preset tiny",
     "tokens": "encode --shards {clean} --dvae {dvae}",
 }
 

@@ -124,7 +124,7 @@ class TestDamage:
         damage(clean / "train" / name)
         out = (
             r": `gesso verify .*clean` lists all damage, "
-            "`gesso train dvae` and `gesso train prior` leave such shards out with --damaged quarantine"
+            "`gesso train dvae`, `prior` and `contrastive` leave such shards out with --damaged quarantine"
         )
         with pytest.raises(UserError, match=f"clean/{words.format(name=name)}.*{out}$"):
             open_split(str(clean), "train", checksums=True)
