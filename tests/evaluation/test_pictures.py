@@ -37,10 +37,8 @@ def test_a_split_of_an_export(tmp_path: Path) -> None:
 
 def test_an_export_is_not_one_of_its_splits(tmp_path: Path) -> None:
     path = write_export(tmp_path / "clean", (6, 2))
-    with pytest.raises(
-        UserError,
-        match=f"clean is an export; `gesso evaluate` wants a collection or generated pictures: give one of its splits, {path}/train",
-    ):
+    wants = "`gesso evaluate` wants a collection or generated pictures"
+    with pytest.raises(UserError, match=f"clean is an export; {wants}: give one of its splits, {path}/train"):
         open_side("reference", path, 0, "")
 
 
