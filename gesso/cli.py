@@ -57,6 +57,7 @@ COMMANDS = {
     "plan": Command("gesso.training.prior.plan", "memory, communication and time of training a prior", "train"),
     "generate": Command("gesso.generation.generate", "captions → pictures, the best of many", "train"),
     "bundle": Command("gesso.generation.bundle", "a prior, its dVAE, a ranker → one folder to generate with", "train"),
+    "evaluate": Command("gesso.evaluation.evaluate", "generated pictures against real ones: FID and others", "train"),
 }
 SHELLS = ("bash", "zsh")
 USAGE = """\

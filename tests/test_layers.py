@@ -36,6 +36,7 @@ def loaded_by(*modules: str) -> set[str]:
         (["gesso.dedup.train", "gesso.dedup.review"], set()),
         (["gesso.training.dvae.train", "gesso.training.tokenizer.train", "gesso.training.contrastive.train"], set()),
         (["gesso.generation.generate", "gesso.generation.bundle"], set()),
+        (["gesso.evaluation.evaluate"], set()),
         (["gesso.dataset.shards", "gesso.pipelines.verify"], {"pyarrow", "numpy"}),
         (["gesso.pipelines.collect.engine"], {"cv2", "numpy", "aiohttp", "pyarrow", "PIL"}),
     ],

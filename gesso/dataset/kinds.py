@@ -3,6 +3,7 @@
     manifest.json, plan.json   collection, embeddings, matches, repeats, export, tokens; generated (plan.json)
     model.json                 a bundle
     run.json                   a training: dvae, prior, contrastive, tokenizer, detector
+    evaluation.json            what `gesso evaluate` found
     00000_stats.json alone     img2dataset's own shards, or a split of an export
     img_emb/img_emb_0.npy      clip-retrieval's embeddings
 
@@ -20,7 +21,7 @@ from gesso.errors import UserError
 
 Json = dict[str, Any]
 
-RUN, MODEL = "run.json", "model.json"
+RUN, MODEL, EVALUATION = "run.json", "model.json", "evaluation.json"
 SHARDS = ("collection", "img2dataset", "split")
 TRAININGS = ("dvae", "prior", "contrastive")  # that write metrics.jsonl
 DETECTOR_FILES = re.compile(r"checkpoint\.pt|detector\.safetensors")
@@ -70,6 +71,7 @@ KINDS = {
         Kind("bundle", "a bundle of models", "gesso bundle", "--prior {} --dvae …", ("prior",)),
         Kind("generated", "generated pictures", "gesso generate", "CAPTION --prior {}", ("prior", "bundle")),
         Kind("detector", "a training of a detector", "gesso train detector", "--data {}", SHARDS),
+        Kind("evaluation", "an evaluation", "gesso evaluate", "--generated {} --reference …", ("generated",)),
     )
 }
 
@@ -153,7 +155,7 @@ def _ask_run(path: str) -> str | None:
     return (read_object(path) or {}).get("kind")
 
 
-ASKED = {MANIFEST: _ask_manifest, PLAN: _ask_plan, RUN: _ask_run, MODEL: _ask_run}
+ASKED = {MANIFEST: _ask_manifest, PLAN: _ask_plan, RUN: _ask_run, MODEL: _ask_run, EVALUATION: _ask_run}
 
 
 def _by_names(path: str, names: Any) -> Kind | None:

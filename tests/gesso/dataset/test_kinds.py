@@ -70,6 +70,7 @@ class TestRecognise:
         ("name", "text", "kind"),
         [
             ("run.json", {"kind": "tokenizer"}, "tokenizer"),
+            ("evaluation.json", {"kind": "evaluation"}, "evaluation"),
             ("checkpoint.pt", "", "detector"),
             ("00000_stats.json", {"count": 1}, "img2dataset"),
             ("notes.txt", "", None),
