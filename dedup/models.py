@@ -151,17 +151,7 @@ def open_clip_backend(name: str, pretrained: str) -> Backend:
     """A model of open_clip with the preprocessing of its weights; pixels are RGB and upright already."""
     import open_clip
 
-    check_open_clip(name, pretrained)
-    try:
-        with logging_disabled(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(SEED)
-            tag = None if pretrained == RANDOM else pretrained
-            module = open_clip.create_model(name, tag, pretrained_text=False).eval().requires_grad_(False)
-    except LOAD_ERRORS as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"--pretrained {pretrained} does not fit {name} ({reason}): give weights of that model"
-        ) from error
+    module = open_clip_model(name, pretrained)
     config = module.visual.preprocess_cfg
     encode = make_encode(module, config["mean"], config["std"])
     height, width = config["size"] if isinstance(config["size"], tuple) else (config["size"],) * 2
@@ -175,6 +165,26 @@ def open_clip_backend(name: str, pretrained: str) -> Backend:
         "dimension": dimension,
     }
     return Backend(module, encode, make_prepare(config), NO_SCALING, identity)
+
+
+def open_clip_model(name: str, pretrained: str) -> Any:
+    """A model of open_clip for evaluation; `pretrained`: a tag, the path of a checkpoint, or `random`.
+
+    Raises UserError: no such model, weights that cannot be downloaded or do not fit.
+    """
+    import open_clip
+
+    check_open_clip(name, pretrained)
+    try:
+        with logging_disabled(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(SEED)
+            tag = None if pretrained == RANDOM else pretrained
+            return open_clip.create_model(name, tag, pretrained_text=False).eval().requires_grad_(False)
+    except LOAD_ERRORS as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"--pretrained {pretrained} does not fit {name} ({reason}): give weights of that model"
+        ) from error
 
 
 def check_open_clip(name: str, pretrained: str) -> None:

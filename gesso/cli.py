@@ -50,6 +50,9 @@ COMMANDS = {
     "train tokenizer": Command("gesso.training.tokenizer.train", "captions → a byte-level BPE tokenizer", "train"),
     "train dvae": Command("gesso.training.dvae.train", "clean shards → a discrete VAE", "train"),
     "train prior": Command("gesso.training.prior.train", "captions and grids of codes → a prior over both", "train"),
+    "train contrastive": Command(
+        "gesso.training.contrastive.train", "captions and pictures → a contrastive model that ranks pictures", "train"
+    ),
     "encode": Command("gesso.pipelines.encode.job", "clean shards → captions and grids of codes", "train,collect"),
     "plan": Command("gesso.training.prior.plan", "memory, communication and time of training a prior", "train"),
 }

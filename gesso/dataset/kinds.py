@@ -1,7 +1,7 @@
 """What a directory holds, recognised by gesso's JSON files in it; and what it is refused for. Standard library.
 
     manifest.json, plan.json   collection, embeddings, matches, repeats, export, tokens
-    run.json                   a training: dvae, prior, tokenizer, detector
+    run.json                   a training: dvae, prior, contrastive, tokenizer, detector
     00000_stats.json alone     img2dataset's own shards, or a split of an export
     img_emb/img_emb_0.npy      clip-retrieval's embeddings
 
@@ -21,7 +21,7 @@ Json = dict[str, Any]
 
 RUN = "run.json"
 SHARDS = ("collection", "img2dataset", "split")
-TRAININGS = ("dvae", "prior")  # that write metrics.jsonl
+TRAININGS = ("dvae", "prior", "contrastive")  # that write metrics.jsonl
 DETECTOR_FILES = re.compile(r"checkpoint\.pt|detector\.safetensors")
 VECTORS = re.compile(r"img_emb_\d+\.npy")
 
@@ -59,6 +59,13 @@ KINDS = {
         Kind("tokenizer", "a tokenizer", "gesso train tokenizer", "--data {}", ("export",)),
         Kind("dvae", "a training of a dVAE", "gesso train dvae", "--data {}", ("export",)),
         Kind("prior", "a training of a prior", "gesso train prior", "--data {} --tokenizer …", ("tokens",)),
+        Kind(
+            "contrastive",
+            "a training of a contrastive model",
+            "gesso train contrastive",
+            "--data {} --tokenizer …",
+            ("export",),
+        ),
         Kind("detector", "a training of a detector", "gesso train detector", "--data {}", SHARDS),
     )
 }

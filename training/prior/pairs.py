@@ -31,7 +31,7 @@ from gesso.training.prior.evaluation import Pair
 from gesso.training.prior.pictures import Captions, Painter
 from gesso.training.prior.settings import Run, Tokens
 from gesso.training.tokenizer.bpe import Tokenizer
-from gesso.training.tokenizer.settings import FILE, POSITIONS
+from gesso.training.tokenizer.settings import POSITIONS, file_of
 
 Json = dict[str, Any]
 Batch = TokenBatch | PairBatch
@@ -63,7 +63,7 @@ class Source:
 def open_source(run: Run) -> Source:
     """Raises UserError where data, tokenizer and dVAE are damaged or do not fit each other."""
     tokenizer = Tokenizer.open(run.tokenizer)
-    sha256 = file_sha256(run.tokenizer if run.tokenizer.endswith(".json") else storage.join(run.tokenizer, FILE))
+    sha256 = file_sha256(file_of(run.tokenizer))
     texts, damaged = tokenizer.size - POSITIONS, cast("Damaged", run.loop.damaged)
     recognised = kinds.recognise(run.data)
     if recognised and recognised.name == "export":

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from gesso import storage
+from gesso.dataset import identity
 from gesso.devices import preset_of
 from gesso.errors import UserError
 from gesso.flags import Parser, add_flags, at_least, one_of, path, read_flags
@@ -28,6 +29,8 @@ from gesso.training.prior.settings import (
     TrainSettings,
 )
 from gesso.training.settings import LoopSettings
+from gesso.training.tokenizer.settings import FILE as TOKENIZER
+from gesso.training.tokenizer.settings import file_of
 
 if TYPE_CHECKING:
     from gesso.processes import Group
@@ -157,9 +160,11 @@ def open_source(run: Run) -> "Source":
 
 
 def write_record(run: Run, settings: dict[str, Any], source: "Source") -> None:
-    """run.json, anew each time a run is started or continued."""
+    """run.json, anew each time a run is started or continued; beside it the tokenizer, which `gesso generate` reads."""
     from gesso.training.prior.counting import parameters
 
+    with storage.write_whole(storage.join(run.output, TOKENIZER)) as stream:
+        stream.write(storage.read(file_of(run.tokenizer)))
     run_record.write(
         run.output,
         KIND,
@@ -167,6 +172,7 @@ def write_record(run: Run, settings: dict[str, Any], source: "Source") -> None:
         settings={**settings, "steps": run.steps},
         loop={**asdict(run.compute), "tokens_per_update": run.training.batch_size * run.prior.positions},
         data=source.identity(),
+        dvae={"path": identity.hint(source.dvae, run.output) if source.dvae else ""},
         parameters=parameters(run.prior)._asdict(),
         versions=run_record.versions(VERSIONED),
     )

@@ -21,7 +21,7 @@ from tokenizers.trainers import BpeTrainer
 from gesso import storage
 from gesso.errors import UserError
 from gesso.training.tokenizer.dropout import Draws, Merges
-from gesso.training.tokenizer.settings import DROPOUT, FILE, POSITIONS, TOKEN_BYTES
+from gesso.training.tokenizer.settings import DROPOUT, POSITIONS, TOKEN_BYTES, file_of
 
 Json = dict[str, Any]
 Ids = npt.NDArray[np.uint16]
@@ -59,7 +59,7 @@ class Tokenizer:
 
         Raises UserError where there is none, where it is damaged, and where `gesso train tokenizer` did not write it.
         """
-        name = path if path.endswith(".json") else storage.join(path, FILE)
+        name = file_of(path)
         if not storage.exists(name):
             raise UserError(f"{name} is missing: give the --output of a `gesso train tokenizer`")
         try:

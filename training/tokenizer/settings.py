@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from gesso import storage
 from gesso.errors import UserError
 from gesso.flags import at_least, flag
 
@@ -11,6 +12,11 @@ DROPOUT = 0.1  # probability of leaving out a merge, in training alone (DALL-E p
 BYTES = 256  # tokens of single bytes, in which every text can be written
 TOKEN_BYTES = 32  # length of the longest token, so that the text of 255 tokens is bounded
 IDS = 1 << 16  # uint16
+
+
+def file_of(path: str) -> str:
+    """The tokenizer.json of a path that is one, or is the folder that holds one."""
+    return path if path.endswith(".json") else storage.join(path, FILE)
 
 
 @dataclass(frozen=True)
