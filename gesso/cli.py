@@ -55,6 +55,7 @@ COMMANDS = {
     ),
     "encode": Command("gesso.pipelines.encode.job", "clean shards → captions and grids of codes", "train,collect"),
     "plan": Command("gesso.training.prior.plan", "memory, communication and time of training a prior", "train"),
+    "evaluate": Command("gesso.evaluation.evaluate", "generated pictures against real ones: FID and others", "train"),
 }
 SHELLS = ("bash", "zsh")
 USAGE = """\

@@ -2,6 +2,7 @@
 
     manifest.json, plan.json   collection, embeddings, matches, repeats, export, tokens
     run.json                   a training: dvae, prior, contrastive, tokenizer, detector
+    evaluation.json            what `gesso evaluate` found
     00000_stats.json alone     img2dataset's own shards, or a split of an export
     img_emb/img_emb_0.npy      clip-retrieval's embeddings
 
@@ -19,7 +20,7 @@ from gesso.errors import UserError
 
 Json = dict[str, Any]
 
-RUN = "run.json"
+RUN, EVALUATION = "run.json", "evaluation.json"
 SHARDS = ("collection", "img2dataset", "split")
 TRAININGS = ("dvae", "prior", "contrastive")  # that write metrics.jsonl
 DETECTOR_FILES = re.compile(r"checkpoint\.pt|detector\.safetensors")
@@ -67,6 +68,7 @@ KINDS = {
             ("export",),
         ),
         Kind("detector", "a training of a detector", "gesso train detector", "--data {}", SHARDS),
+        Kind("evaluation", "an evaluation", "gesso evaluate", "--generated {} --reference …", ("generated",)),
     )
 }
 
@@ -150,7 +152,7 @@ def _ask_run(path: str) -> str | None:
     return (read_object(path) or {}).get("kind")
 
 
-ASKED = {MANIFEST: _ask_manifest, PLAN: _ask_plan, RUN: _ask_run}
+ASKED = {MANIFEST: _ask_manifest, PLAN: _ask_plan, RUN: _ask_run, EVALUATION: _ask_run}
 
 
 def _by_names(path: str, names: Any) -> Kind | None:

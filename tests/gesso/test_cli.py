@@ -32,7 +32,8 @@ def test_help_lists_the_commands_in_the_order_of_the_work(capsys: pytest.Capture
     assert listed == [
         *("collect", "status", "verify", "report"),
         *("train detector", "embed", "match", "review", "repeats", "export"),
-        *("train tokenizer", "train dvae", "train prior", "encode", "plan"),
+        *("train tokenizer", "train dvae", "train prior", "train contrastive", "encode", "plan"),
+        "evaluate",
     ]
 
 
