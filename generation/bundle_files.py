@@ -1,9 +1,9 @@
 """A bundle: a folder with all that generation needs, weights as safetensors in float16. torch.
 
-model.json                 {"format": 1, "kind": "bundle", "prior": its settings, "dvae": its config,
-                            "files": {name: {"bytes", "sha256"}}}
-prior.safetensors          averaged weights            dvae.safetensors     encoder and decoder
-tokenizer.json             of prior and ranker         ranker.safetensors   where there is one
+model.json           {"format": 1, "kind": "bundle", "prior": its config and its training's precision, "dvae": its
+                     config, "made_of": checksums, "files": {name: {"bytes", "sha256"}}}; written last
+prior.safetensors    averaged weights            dvae.safetensors     encoder and decoder
+tokenizer.json       of prior and ranker         ranker.safetensors   where there is one
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ class Parts(NamedTuple):
     """What is in a bundle, in float32 on the CPU."""
 
     prior: Prior
-    settings: Json  # that the prior was trained with
+    settings: Json  # of the prior: its config, and the precision of its training
     dvae: DVAE
     described: Json  # model.json
 
@@ -91,11 +91,11 @@ def packed(model: nn.Module) -> bytes:
     return serialise({name: value.cpu().half().contiguous() for name, value in model.state_dict().items()})
 
 
-def write(path: str, files: Mapping[str, bytes], prior: Json, dvae: Json) -> None:
-    """Writes the files, and then what lists them."""
+def write(path: str, files: Mapping[str, bytes], described: Json) -> None:
+    """Writes the files, and then what lists them beside `described`."""
+    storage.remove(storage.join(path, MODEL))
     for name, body in files.items():
         with storage.write_whole(storage.join(path, name)) as stream:
             stream.write(body)
     entries = {name: {"bytes": len(body), "sha256": sha256(body).hexdigest()} for name, body in files.items()}
-    described = {"format": FORMAT, "kind": KIND, "prior": prior, "dvae": dvae, "files": entries}
-    storage.write_json(storage.join(path, MODEL), described)
+    storage.write_json(storage.join(path, MODEL), {"format": FORMAT, "kind": KIND, **described, "files": entries})

@@ -4,14 +4,14 @@ MODEL = "model.json"  # of a bundle, written last
 PRIOR_WEIGHTS, DVAE_WEIGHTS, RANKER_WEIGHTS = "prior.safetensors", "dvae.safetensors", "ranker.safetensors"
 
 GENERATED = "generated.json"  # of generated pictures, written last
-PLAN = "generating.json"  # what they are made of, written first
+RECORD = "pictures.json"  # of a caption's pictures, written when they are all there
 SHEET, GAIN = "contact_sheet.png", "gain.png"
+CHUNK = "gesso"  # the keyword of a picture's text
 
 
-def folder_name(caption: int) -> str:
-    """The folder of a caption's pictures."""
-    return f"{caption:05d}"
+def record_name(caption: int) -> str:
+    return f"{caption:05d}/{RECORD}"
 
 
 def picture_name(caption: int, rank: int) -> str:
-    return f"{folder_name(caption)}/{rank:02d}.png"
+    return f"{caption:05d}/{rank:02d}.png"

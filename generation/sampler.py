@@ -63,6 +63,8 @@ def draw_captions(
     tile, text = tile_for(models, len(seeds)), torch.stack([ids(models, caption) for caption in captions])
     codes = torch.zeros(len(captions), len(seeds), models.grid**2, dtype=torch.int64)
     given = torch.zeros(0, dtype=torch.int64) if prefix is None else prefix
+    if len(given) >= models.grid**2:
+        raise UserError(f"all {models.grid} rows are given: give {models.grid - 1} at most")
     for first in range(0, len(captions), tile.captions):
         for start in range(0, len(seeds), tile.candidates):
             place = codes[first : first + tile.captions, start : start + tile.candidates]
@@ -108,21 +110,23 @@ def tile_for(models: Models, candidates: int) -> Tile:
 
 
 def rows_that_fit(models: Models) -> int:
-    """The rows of a tile: those of the device, halved until keys, values and logits fit the memory."""
-    config, device = models.prior.config, models.device
-    itemsize = 4 if device.type == "cpu" else models.prior.residuals()[0].compute.itemsize
-    row, caption = cache_bytes(config, itemsize)
-    free = RESERVE * free_memory(device)
-    rows = ROWS[device.type]
-    while rows * (row + caption / LEAST + WORKING * config.tokens.codes) > free:
+    """The rows of a tile: those of the device, halved until it fits the memory."""
+    free, rows = RESERVE * free_memory(models.device), ROWS[models.device.type]
+    while rows > LEAST and bytes_of_tile(models, rows) > free:
         rows //= 2
-        if rows < LEAST:
-            needed = LEAST * (row + WORKING * config.tokens.codes) + caption
-            sizes = f"{needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free"
-            raise UserError(
-                f"to draw {LEAST} pictures at once takes {sizes}: free some, or give --precision fp16 on a GPU"
-            )
+    needed = bytes_of_tile(models, rows)
+    if needed > free:
+        sizes = f"{needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free"
+        raise UserError(f"to draw {rows} pictures at once takes {sizes}: free some memory, or take a GPU that has more")
     return rows
+
+
+def bytes_of_tile(models: Models, rows: int) -> float:
+    """Keys and values, of as many captions as there can be, and what is computed of logits."""
+    config = models.prior.config
+    itemsize = 4 if models.device.type == "cpu" else models.prior.residuals()[0].compute.itemsize
+    row, caption = cache_bytes(config, itemsize)
+    return rows * (row + caption / LEAST + WORKING * config.tokens.codes)
 
 
 def filled(items: list[Item], size: int) -> list[Item]:

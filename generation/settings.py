@@ -8,6 +8,7 @@ from gesso.flags import at_least, flag, one_of, positive
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 MOST_SEED = 1 << 63  # seeds are below it
+KEPT = 8  # candidates of a caption where --keep does not say
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,29 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Candidates:
+    """How many pictures are drawn of each caption, and how many are kept."""
+
+    n: int = flag(16, "candidates to draw of each caption")
+    keep: int = flag(0, "best candidates to keep of each caption; 0: 8, or all where fewer are drawn")
+
+    def __post_init__(self) -> None:
+        at_least(1, n=self.n)
+        at_least(0, keep=self.keep)
+        if self.keep > self.n:
+            raise UserError(f"--keep is {self.keep} and --n is {self.n}: keep no more than are drawn")
+
+    @property
+    def kept(self) -> int:
+        return self.keep or min(KEPT, self.n)
+
+
+@dataclass(frozen=True)
 class ComputeSettings:
     """Where and how it is computed."""
 
     device: str = flag("auto", "auto (CUDA where there is one), cpu or cuda")
-    precision: str = flag("auto", "fp32, fp16 or bf16; auto: fp32 on a CPU, bf16 or fp16 on a GPU")
+    precision: str = flag("auto", "fp32, fp16 or bf16; auto: fp32 on a CPU, 16 bits on a GPU")
 
     def __post_init__(self) -> None:
         one_of(DEVICES, device=self.device)

@@ -55,6 +55,8 @@ COMMANDS = {
     ),
     "encode": Command("gesso.pipelines.encode.job", "clean shards → captions and grids of codes", "train,collect"),
     "plan": Command("gesso.training.prior.plan", "memory, communication and time of training a prior", "train"),
+    "generate": Command("gesso.generation.generate", "captions → pictures, the best of many", "train"),
+    "bundle": Command("gesso.generation.bundle", "a prior, its dVAE, a ranker → one folder to generate with", "train"),
     "evaluate": Command("gesso.evaluation.evaluate", "generated pictures against real ones: FID and others", "train"),
 }
 SHELLS = ("bash", "zsh")

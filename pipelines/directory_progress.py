@@ -5,7 +5,8 @@ export, tokens              the markers of both splits
 embeddings                  the markers of the blocks that the plan counts
 matches, repeats            the markers of parts, until the manifest counts the result
 dvae, prior                 run.json and metrics.jsonl
-tokenizer, detector         whether the file that is written last is there
+generated                   the captions that have a record of their pictures
+tokenizer, detector, bundle whether the file that is written last is there
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from gesso import progress, storage
 from gesso.dataset import export, manifest
 from gesso.dataset.kinds import RUN, TRAININGS, Kind
 from gesso.dataset.layout import MANIFEST
+from gesso.generation.layout import GENERATED, MODEL, RECORD
 from gesso.progress import State
 from gesso.training import metrics_file
 from gesso.training.layout import METRICS
@@ -23,7 +25,12 @@ from gesso.training.layout import METRICS
 Json = dict[str, Any]
 
 Reader = Callable[[], State]
-LAST = {"tokenizer": "tokenizer.json", "detector": "detector.safetensors"}  # the file that a training writes last
+LAST = {  # the file that is written last
+    "tokenizer": "tokenizer.json",
+    "detector": "detector.safetensors",
+    "bundle": MODEL,
+    "generated": GENERATED,
+}
 # Of a training's metrics, with their names for people.
 SHOWN = {"loss": "loss", "val_loss": "validation loss", "val_psnr": "validation PSNR"}
 
@@ -38,6 +45,8 @@ def reader(path: str, kind: Kind) -> Reader:
         "repeats": lambda path: lambda: search(path),
         "tokenizer": lambda path: lambda: last_file(path, LAST["tokenizer"]),
         "detector": lambda path: lambda: last_file(path, LAST["detector"]),
+        "bundle": lambda path: lambda: last_file(path, LAST["bundle"]),
+        "generated": lambda path: lambda: generated(path),
         **{name: lambda path: lambda: training(path) for name in TRAININGS},
     }
     return readers[kind.name](path)
@@ -95,6 +104,14 @@ def update_rate(about: Json, last: Json) -> float:
         "tokens_per_second": about.get("loop", {}).get("tokens_per_update"),
     }
     return next((last[name] / count for name, count in items.items() if count and name in last), 0.0)
+
+
+def generated(path: str) -> State:
+    """The captions whose pictures are all there."""
+    plan = manifest.read_plan(path) or {}
+    total = plan.get("captions", 0)
+    done = sum(item.path.endswith(f"/{RECORD}") for item in storage.walk(path))
+    return State(done, total, lambda rate: progress.line(done, total, "captions", rate))
 
 
 def is_written(path: str, name: str) -> bool:

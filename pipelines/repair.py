@@ -5,6 +5,7 @@
     export                    a damaged tar; all files where rows are damaged, which are planned together
     matches, repeats          the damaged file
     dvae, prior, tokenizer, detector   the damaged checkpoint or weights
+    generated, bundle         the damaged file, and what says that it is there
 
 With them goes the manifest, which is written last and again. What cannot be made again is left and named.
 """
@@ -18,6 +19,7 @@ from gesso import storage
 from gesso.dataset.kinds import RUN, Kind
 from gesso.dataset.layout import CARD, DROPPED, LEFT_OUT, MANIFEST, PLAN, SPLITS
 from gesso.errors import UserError
+from gesso.generation.layout import GENERATED, MODEL, RECORD
 from gesso.lock import lock
 from gesso.pipelines import verify_export, verify_run
 from gesso.training.layout import CHECKPOINTS
@@ -78,6 +80,10 @@ def files_to_remove(path: str, kind: Kind, name: str, present: Iterable[str]) ->
     there = set(present)
     if kind.name in verify_run.KINDS:
         return of_training(path, kind, name)
+    if kind.name == "generated":
+        return {name, GENERATED, *([f"{name.rpartition('/')[0]}/{RECORD}"] if "/" in name else [])}
+    if kind.name == "bundle":
+        return {name, MODEL}
     if name == MANIFEST or kind.name in ("matches", "repeats"):
         return {name, MANIFEST} & there
     if kind.name == "export":
@@ -138,5 +144,5 @@ def remove(path: str, names: Iterable[str]) -> None:
 
 def order(name: str) -> tuple[int, str]:
     """Manifest, markers, all others, the plan."""
-    rank = {MANIFEST: 0, PLAN: 3}.get(name, 1 if name.endswith("_stats.json") else 2)
+    rank = {MANIFEST: 0, GENERATED: 0, MODEL: 0, PLAN: 3}.get(name, 1 if name.endswith(("_stats.json", RECORD)) else 2)
     return rank, name

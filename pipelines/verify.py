@@ -3,7 +3,8 @@
 A finished collection is checked against its manifest, the committed shards of an unfinished one against their markers,
 and img2dataset's own shards, which have no checksums, against their rows and statistics. verify_export.py checks an
 export, verify_run.py a training. Of embeddings, matches, repeats and tokens every file that the manifest lists is
-checked. A problem is a line that begins with the name of its file; repair.py removes what is damaged.
+checked, of a bundle what model.json lists, and generated pictures by generated.json. A problem is a line that begins
+with the name of its file; repair.py removes what is damaged.
 """
 
 import hashlib
@@ -30,6 +31,7 @@ from gesso.dataset.manifest import READERS, funnel, sizes
 from gesso.dataset.records import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, REJECTED, SUCCESS
 from gesso.errors import UserError
 from gesso.flags import Parser, path
+from gesso.generation.layout import GENERATED, MODEL
 from gesso.pipelines import repair, verify_export, verify_run
 
 T = TypeVar("T")
@@ -65,6 +67,11 @@ LISTED: dict[str, dict[str, type]] = {
     "repeats": {"kind": str, "files": dict},
     "export": {"kind": str, "shards": list, "files": dict, "samples": int, "splits": dict, "funnel": dict},
     "tokens": {"kind": str, "shards": list, "files": dict},
+}
+# The file that lists those of what has no manifest, its field and type.
+ENTRIES: dict[str, tuple[str, str, type]] = {
+    "generated": (GENERATED, "pictures", list),
+    "bundle": (MODEL, "files", dict),
 }
 PLAN = {"shards": int, "rows_read": int, "counted_only": dict, "settings": dict, "input": list}
 
@@ -317,6 +324,8 @@ def verify(output: str, start: Advance = ignore, advance: Advance = ignore) -> l
     kind = kinds.recognise(output)
     if kind and kind.name in verify_run.KINDS:
         return verify_run.verify(output, kind, start, advance)
+    if kind and kind.name in ENTRIES:
+        return verify_entries(output, kind, present, start, advance)
     if kind and kind.name in LISTED:
         return verify_listed(output, kind, present, start, advance)
     if layout.MANIFEST in present:
@@ -350,6 +359,27 @@ def verify_listed(output: str, kind: Kind, present: dict[str, int], start: Advan
     if manifest is None:
         return [f"unfinished: run the same `{kind.command}` again"]
     return check_listed_files(output, manifest, present, start, advance)
+
+
+def verify_entries(output: str, kind: Kind, present: dict[str, int], start: Advance, advance: Advance) -> list[str]:
+    """A line for each problem of a bundle or of generated pictures: the JSON file that is written last lists all."""
+    lists, field, shape = ENTRIES[kind.name]
+    if lists not in present and kind.name == "generated":
+        return [f"unfinished: run the same `{kind.command}` again"]
+    problems: list[str] = []
+    listing = read_object(output, lists, present, {field: shape}, problems)
+    if listing is None:
+        return problems
+    listed = listing[field]
+    entries = listed if isinstance(listed, dict) else {entry["file"]: entry for entry in listed}
+    sizes = {item.path.removeprefix(f"{output}/"): item.size for item in storage.walk(output)}
+    start(sum(sizes.get(name, 0) for name in entries))
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = pool.map(
+            lambda item: verify_export.check_file(output, item[0], item[1], sizes, advance, lists),
+            sorted(entries.items()),
+        )
+        return [problem for problem in found if problem]
 
 
 def shards_of_manifest(output: str, present: dict[str, int], problems: list[str]) -> list[Shard]:

@@ -76,12 +76,14 @@ def damaged_markers(output: str, present: dict[str, int]) -> list[str]:
         return [f"{name}: not a JSON object" for name, marker in zip(names, read, strict=True) if marker is None]
 
 
-def check_file(output: str, name: str, entry: Json, present: dict[str, int], advance: Advance) -> str:
-    """The problem of a file's size or checksum; an empty string for none."""
+def check_file(
+    output: str, name: str, entry: Json, present: dict[str, int], advance: Advance, lists: str = MANIFEST
+) -> str:
+    """The problem of a file's size or checksum, which the file `lists` tells; an empty string for none."""
     if name not in present:
         return f"{name}: missing"
     if present[name] != entry["bytes"]:
-        return f"{name}: {present[name]:,} bytes, in {MANIFEST} {entry['bytes']:,}"
+        return f"{name}: {present[name]:,} bytes, in {lists} {entry['bytes']:,}"
     digest = hashlib.sha256()
     try:
         with storage.open_input(storage.join(output, name)) as stream:
@@ -90,7 +92,7 @@ def check_file(output: str, name: str, entry: Json, present: dict[str, int], adv
                 advance(len(data))
     except OSError as error:
         return f"{name}: unreadable: {error}"
-    return "" if digest.hexdigest() == entry["sha256"] else f"{name}: sha256 differs from {MANIFEST}"
+    return "" if digest.hexdigest() == entry["sha256"] else f"{name}: sha256 differs from {lists}"
 
 
 def check_samples(output: str, shard: Json, broken: set[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """What a directory holds, recognised by gesso's JSON files in it; and what it is refused for. Standard library.
 
-    manifest.json, plan.json   collection, embeddings, matches, repeats, export, tokens
+    manifest.json, plan.json   collection, embeddings, matches, repeats, export, tokens; generated (plan.json)
+    model.json                 a bundle
     run.json                   a training: dvae, prior, contrastive, tokenizer, detector
     evaluation.json            what `gesso evaluate` found
     00000_stats.json alone     img2dataset's own shards, or a split of an export
@@ -20,7 +21,7 @@ from gesso.errors import UserError
 
 Json = dict[str, Any]
 
-RUN, EVALUATION = "run.json", "evaluation.json"
+RUN, MODEL, EVALUATION = "run.json", "model.json", "evaluation.json"
 SHARDS = ("collection", "img2dataset", "split")
 TRAININGS = ("dvae", "prior", "contrastive")  # that write metrics.jsonl
 DETECTOR_FILES = re.compile(r"checkpoint\.pt|detector\.safetensors")
@@ -67,6 +68,8 @@ KINDS = {
             "--data {} --tokenizer …",
             ("export",),
         ),
+        Kind("bundle", "a bundle of models", "gesso bundle", "--prior {} --dvae …", ("prior",)),
+        Kind("generated", "generated pictures", "gesso generate", "CAPTION --prior {}", ("prior", "bundle")),
         Kind("detector", "a training of a detector", "gesso train detector", "--data {}", SHARDS),
         Kind("evaluation", "an evaluation", "gesso evaluate", "--generated {} --reference …", ("generated",)),
     )
@@ -152,7 +155,7 @@ def _ask_run(path: str) -> str | None:
     return (read_object(path) or {}).get("kind")
 
 
-ASKED = {MANIFEST: _ask_manifest, PLAN: _ask_plan, RUN: _ask_run, EVALUATION: _ask_run}
+ASKED = {MANIFEST: _ask_manifest, PLAN: _ask_plan, RUN: _ask_run, MODEL: _ask_run, EVALUATION: _ask_run}
 
 
 def _by_names(path: str, names: Any) -> Kind | None:

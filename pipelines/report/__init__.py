@@ -14,6 +14,8 @@ ELSEWHERE = {
     "matches": "`gesso review {}` shows them",
     "repeats": "`gesso export --drop {}` takes them, and the page of its output counts what they drop",
     "tokenizer": "{}/tokenizer.json is all that there is",
+    "bundle": "`gesso generate --prior {}` draws with it",
+    "generated": "{}/contact_sheet.png shows them",
     "detector": "`tensorboard --logdir {}` shows its curves, `gesso status` how far it is",
 }
 

@@ -91,9 +91,13 @@ def with_tokenizer(model: Any, config: ContrastiveConfig, folder: str, sha256: s
     return Contrastive(model.eval().requires_grad_(False), config, tokenizer, sha256)
 
 
-def save(opened: Contrastive, path: str) -> None:
-    """Writes a ranker.safetensors, the same bytes for the same weights. The tokenizer's file must be put beside it."""
+def packed(opened: Contrastive) -> bytes:
+    """A ranker.safetensors, the same bytes for the same weights. The tokenizer's file must be put beside it."""
     tensors = {name: value.cpu().half().contiguous() for name, value in opened.model.state_dict().items()}
     metadata = {KIND: json.dumps(asdict(opened.config)), "tokenizer_sha256": opened.tokenizer_sha256}
+    return serialise(tensors, metadata)
+
+
+def save(opened: Contrastive, path: str) -> None:
     with storage.write_whole(path) as stream:
-        stream.write(serialise(tensors, metadata))
+        stream.write(packed(opened))
