@@ -34,7 +34,7 @@ def loaded_by(*modules: str) -> set[str]:
         (["gesso.pipelines.collect.captions"], set()),
         (["gesso.pipelines.status"], set()),
         ([*JOBS, "gesso.pipelines.encode.job"], set()),
-        (["gesso.dedup.train", "gesso.dedup.review"], set()),
+        (["gesso.dedup.train", "gesso.dedup.review", "gesso.studio"], set()),
         (["gesso.training.dvae.train", "gesso.training.tokenizer.train"], set()),
         (["gesso.dataset.shards", "gesso.pipelines.verify"], {"pyarrow", "numpy"}),
         (["gesso.pipelines.collect.engine"], {"cv2", "numpy", "aiohttp", "pyarrow", "PIL"}),
