@@ -33,7 +33,7 @@ def test_help_lists_the_commands_in_the_order_of_the_work(capsys: pytest.Capture
         *("collect", "status", "verify", "report"),
         *("train detector", "embed", "match", "review", "repeats", "export"),
         *("train tokenizer", "train dvae", "train prior", "train contrastive", "encode", "plan"),
-        "evaluate",
+        *("generate", "bundle", "evaluate", "studio"),
     ]
 
 
@@ -187,7 +187,7 @@ def test_a_group_lists_its_commands(argv: list[str], capsys: pytest.CaptureFixtu
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "usage: gesso train WHAT …"
     assert [line.split("  ")[1] for line in lines[2:]] == [
-        *("train detector", "train tokenizer", "train dvae", "train prior")
+        *("train detector", "train tokenizer", "train dvae", "train prior", "train contrastive")
     ]
 
 
