@@ -58,6 +58,7 @@ COMMANDS = {
     "generate": Command("gesso.generation.generate", "captions → pictures, the best of many", "train"),
     "bundle": Command("gesso.generation.bundle", "a prior, its dVAE, a ranker → one folder to generate with", "train"),
     "evaluate": Command("gesso.evaluation.evaluate", "generated pictures against real ones: FID and others", "train"),
+    "studio": Command("gesso.studio", "a page: captions → pictures as they are drawn, and folders of them", "train"),
 }
 SHELLS = ("bash", "zsh")
 USAGE = """\

@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("apache_beam", "torch", "faiss", "cv2", "aiohttp", "pyarrow", "numpy", "PIL", "rich", "jinja2", "fsspec")
+HEAVY += ("starlette", "uvicorn")
 JOBS = [f"gesso.pipelines.{name}" for name in ("collect.job", "embed.job", "match.job", "match.repeats", "export.job")]
 
 
@@ -33,7 +34,7 @@ def loaded_by(*modules: str) -> set[str]:
         (["gesso.pipelines.collect.captions"], set()),
         (["gesso.pipelines.status"], set()),
         ([*JOBS, "gesso.pipelines.encode.job"], set()),
-        (["gesso.dedup.train", "gesso.dedup.review"], set()),
+        (["gesso.dedup.train", "gesso.dedup.review", "gesso.studio"], set()),
         (["gesso.training.dvae.train", "gesso.training.tokenizer.train", "gesso.training.contrastive.train"], set()),
         (["gesso.generation.generate", "gesso.generation.bundle"], set()),
         (["gesso.evaluation.evaluate"], set()),

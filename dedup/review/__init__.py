@@ -97,8 +97,4 @@ def serve(found: "Overlap", target: str, given: Namespace) -> None:
 
     store = server.DecisionStore(found, target, given.who)
     with server.Server(given.port, target, store) as listening:
-        print(f"{listening.url}  (Ctrl-C ends; every verdict is saved at once)", flush=True)
-        try:
-            listening.serve_forever()
-        except KeyboardInterrupt:
-            print()
+        listening.serve("Ctrl-C ends; every verdict is saved at once")

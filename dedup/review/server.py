@@ -1,50 +1,33 @@
-"""The local web server of the review: the page's files, and /decision, which reads and saves it. Standard library.
-
-It listens on loopback alone. Pages of other origins can read nothing, neither through a name that resolves to 127.0.0.1
-(the Host header is checked) nor with a script element (Sec-Fetch-Site, Cross-Origin-Resource-Policy), and cannot write
-(Origin header, and a token that only the page itself can read).
-"""
+"""The server of the review: the page's files, and /decision, which reads and saves it."""
 
 import hashlib
-import json
 import os
-import secrets
 import threading
-from contextlib import suppress
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote
 
-from gesso import storage
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gesso import storage, web
 from gesso.dedup import decision
 from gesso.dedup.decision import DECISION, DRAFT, DRAFT_KIND, KIND
 from gesso.dedup.overlap import Overlap
 from gesso.dedup.review import folder
 from gesso.dedup.review.suggestion import suggest
 from gesso.errors import UserError
+from gesso.web import RequestError
 
 Json = dict[str, Any]
 
-LOOPBACK = "127.0.0.1"
-TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".jpg": "image/jpeg"}
-MAX_BODY = 1 << 26  # bytes; a verdict on each of 324,032 pairs is 40 MB
-POLICY = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".jpg": "image/jpeg",
 }
-
-
-class RequestError(Exception):
-    """A request that is refused: HTTP status and a one-line message."""
-
-    def __init__(self, status: HTTPStatus, message: str, **more: Any) -> None:
-        super().__init__(status, message)
-        self.status, self.body = status, {"error": message, **more}
+MAX_BODY = 1 << 26  # bytes; a verdict on each of 324,032 pairs is 40 MB
 
 
 class DecisionStore:
@@ -91,123 +74,29 @@ class DecisionStore:
         return hashlib.sha256(b"\0".join(bodies)).hexdigest() if bodies else ""
 
 
-class Server(ThreadingHTTPServer):
-    """Listens on loopback from its construction on; `serve_forever` answers."""
-
-    daemon_threads = True
+class Server(web.Server):
+    """Serves the folder of a review and its decision."""
 
     def __init__(self, port: int, target: str, store: DecisionStore) -> None:
         self.target, self.store = os.path.realpath(target), store
-        self.token = secrets.token_urlsafe(32)
-        try:
-            super().__init__((LOOPBACK, port), Handler)
-        except (OSError, OverflowError) as error:
-            raise UserError(
-                f"port {port} is not available ({error}): give another --port, or 0 for any free one"
-            ) from error
-        names = (LOOPBACK, "localhost")
-        self.hosts = {f"{name}:{self.server_port}" for name in names} | (
-            set(names) if self.server_port == 80 else set()
-        )
+        routes = [
+            Route("/decision", self.get_decision, methods=["GET"]),
+            Route("/decision", self.save_decision, methods=["POST"]),
+            Route("/{path:path}", self.send_file, methods=["GET"]),
+        ]
+        super().__init__(port, routes, MAX_BODY)
 
-    @property
-    def url(self) -> str:
-        return f"http://{LOOPBACK}:{self.server_port}/"
+    def get_decision(self, _: Request) -> Response:
+        return web.respond({**self.store.get(), "token": self.token})
 
+    def save_decision(self, request: Request) -> Response:
+        return web.respond(self.store.save(web.written(request)))
 
-class Handler(BaseHTTPRequestHandler):
-    """One request."""
-
-    server: Server
-    protocol_version = "HTTP/1.1"
-    server_version, sys_version = "gesso", ""
-
-    def handle(self) -> None:
-        """A browser closes connections when it scrolls past pictures: not an error."""
-        with suppress(ConnectionError):
-            super().handle()
-
-    def finish(self) -> None:
-        with suppress(ConnectionError):
-            super().finish()
-
-    def do_GET(self) -> None:
-        try:
-            self.check_origin()
-            path = unquote(self.path.partition("?")[0])
-            if path == "/decision":
-                self.send_json(HTTPStatus.OK, {**self.server.store.get(), "token": self.server.token})
-            else:
-                self.send_file(path)
-        except RequestError as error:
-            self.send_json(error.status, error.body)
-        except UserError as error:
-            self.send_json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": str(error)})
-
-    def do_POST(self) -> None:
-        try:
-            change = self.read_change()
-            self.check_origin()
-            self.check_token()
-            self.send_json(HTTPStatus.OK, self.server.store.save(change))
-        except RequestError as error:
-            self.send_json(error.status, error.body)
-
-    def read_change(self) -> Json:
-        """The body; it is read even if the request is refused, so that the connection stays usable."""
-        length = self.headers.get("Content-Length", "")
-        if not length.isdecimal() or int(length) > MAX_BODY:
-            self.close_connection = True
-            raise RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"give up to {MAX_BODY} bytes")
-        body = self.rfile.read(int(length))
-        if self.path != "/decision":
-            raise RequestError(HTTPStatus.NOT_FOUND, "only /decision can be written")
-        try:
-            change = json.loads(body)
-        except ValueError as error:
-            raise RequestError(HTTPStatus.BAD_REQUEST, f"not JSON: {error}") from error
-        if not isinstance(change, dict):
-            raise RequestError(HTTPStatus.BAD_REQUEST, "not a JSON object")
-        return change
-
-    def check_origin(self) -> None:
-        if self.headers.get("Host", "").lower() not in self.server.hosts:
-            raise RequestError(
-                HTTPStatus.MISDIRECTED_REQUEST, f"this is {self.server.url}, but the request is for another host"
-            )
-        if self.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
-            raise RequestError(HTTPStatus.FORBIDDEN, "requested by a page of another origin")
-
-    def check_token(self) -> None:
-        origin = self.headers.get("Origin")
-        if origin is not None and origin.removeprefix("http://").lower() not in self.server.hosts:
-            raise RequestError(HTTPStatus.FORBIDDEN, "written by a page of another origin")
-        given = self.headers.get("X-Gesso-Token", "")
-        if not secrets.compare_digest(given.encode(), self.server.token.encode()):
-            raise RequestError(HTTPStatus.FORBIDDEN, "not written by this page: reload it")
-
-    def send_file(self, path: str) -> None:
-        """Sends a file of the folder. URLs of pictures contain the checksum of their matches, so they can be cached."""
-        name = os.path.realpath(os.path.join(self.server.target, path.replace("\0", "").lstrip("/") or "index.html"))
+    def send_file(self, request: Request) -> Response:
+        """A file of the folder. URLs of pictures contain the checksum of their matches, so they can be cached."""
+        path = request.path_params["path"].replace("\0", "").lstrip("/") or "index.html"
+        name = os.path.realpath(os.path.join(self.target, path))
         kind = TYPES.get(os.path.splitext(name)[1])
-        if not kind or not name.startswith(self.server.target + os.sep) or not os.path.isfile(name):
+        if not kind or not name.startswith(self.target + os.sep) or not os.path.isfile(name):
             raise RequestError(HTTPStatus.NOT_FOUND, "there is no such file")
-        with storage.open_input(name) as stream:
-            body = stream.read()
-        cache_control = "max-age=86400, immutable" if kind == "image/jpeg" else "no-cache"
-        self.send(HTTPStatus.OK, body, kind, cache_control)
-
-    def send_json(self, status: HTTPStatus, value: Json) -> None:
-        self.send(status, json.dumps(value, ensure_ascii=False).encode(), "application/json", "no-store")
-
-    def send(self, status: HTTPStatus, body: bytes, kind: str, cache_control: str) -> None:
-        self.send_response(status)
-        charset = "" if kind.startswith("image/") else "; charset=utf-8"
-        for name, value in {**POLICY, "Content-Type": kind + charset, "Cache-Control": cache_control}.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """No line for each request."""
+        return web.send(storage.read(name), kind, "max-age=86400, immutable" if kind == "image/jpeg" else "no-cache")

@@ -6,11 +6,12 @@ Headless Chromium is driven as a person would; a frame is the time between two o
 
 import argparse
 import hashlib
+import http.client
 import os
 import sys
 import tempfile
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -24,6 +25,7 @@ from gesso.dataset.schemas import MATCH_FIELDS
 from gesso.dedup import overlap
 from gesso.dedup.review import folder, server, thumbnails
 from tests import reviews
+from tests.serving import answering
 
 CHROMIUM = "/usr/bin/chromium"
 FRAMES = """async act => {
@@ -63,19 +65,19 @@ COSTS = {"script": ["ScriptDuration"], "layout": ["LayoutDuration", "RecalcStyle
 def prepare(root: Path, references: int, top_k: int, samples: int) -> overlap.Overlap:
     """An overlap of that size with its review, as `gesso match` and `gesso review` would leave it."""
     random = np.random.default_rng(0)
-    keys = [f"COCO_val2014_{number:012d}" for number in range(references)]
+    names = [f"COCO_val2014_{number:012d}" for number in range(references)]
     keys = [hashlib.md5(str(number).encode()).hexdigest() for number in range(samples)]
     chosen = random.integers(0, samples, (references, top_k))
     scores = np.sort(random.beta(5, 3, (references, top_k)).astype(np.float32), axis=1)[:, ::-1]
     columns = {
-        "reference_key": np.repeat(keys, top_k),
+        "reference_key": np.repeat(names, top_k),
         "rank": np.tile(np.arange(1, top_k + 1, dtype=np.int32), references),
         "uid": np.array(keys)[chosen.ravel()],
         "shard": np.zeros(chosen.size, np.int32),
         "similarity": scores.ravel(),
         "phash_distance": random.integers(0, 64, chosen.size, np.int32),
     }
-    write_metadata(root / "coco_embeddings", keys, "images", None)
+    write_metadata(root / "coco_embeddings", names, "images", None)
     write_metadata(root / "embeddings", keys, "shards", 0)
     table = pa.table(columns, pa.schema(MATCH_FIELDS))
     return overlap.read(reviews.write_matches(root, table, references, samples, top_k))
@@ -112,10 +114,23 @@ def link_thumbnails(target: Path, counts: dict[str, int]) -> None:
                 os.link(path.with_name(f"{number - len(small):06d}.jpg"), path)
 
 
-def serve(found: overlap.Overlap, target: str) -> server.Server:
-    listening = server.Server(0, target, server.DecisionStore(found, target, "bench"))
-    threading.Thread(target=listening.serve_forever, daemon=True).start()
-    return listening
+@contextmanager
+def serve(found: overlap.Overlap, target: str) -> Iterator[server.Server]:
+    with server.Server(0, target, server.DecisionStore(found, target, "bench")) as listening, answering(listening):
+        yield listening
+
+
+def ask_for_thumbnails(port: int) -> None:
+    """Prints what one costs over a connection that stays."""
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+
+    def one() -> None:
+        connection.request("GET", f"/thumbs/samples/{thumbnails.thumbnail_name(3)}")
+        connection.getresponse().read()
+
+    times = [1000 * timed(one) for _ in range(500)]
+    connection.close()
+    print(f"a thumbnail, ms: median {np.median(times):.2f}, 95% {np.quantile(times, 0.95):.2f}")
 
 
 def timed(act: Callable[[], Any]) -> float:
@@ -171,6 +186,7 @@ def main() -> None:
                 lambda: (tab.goto(listening.url), tab.wait_for_selector("html[data-ready]", state="attached"))
             )
             print(f"page ready after {ready:.2f} s")
+            ask_for_thumbnails(listening.port)
             measure(tab)
             browser.close()
 

@@ -5,7 +5,7 @@ import hashlib
 import http.client
 import json
 import re
-import threading
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from gesso.dedup.decision import Override
 from gesso.dedup.review import folder, listing, main, server, thumbnails
 from gesso.errors import UserError
 from tests.reviews import HOSTILE, REAL, similarity, write_tiny
+from tests.serving import answering
 
 PAGE = ("index.html", "review.css", "review.js")
 
@@ -245,16 +246,12 @@ def served(prepared: Path) -> Iterator[server.Server]:
         (prepared / name).unlink(missing_ok=True)
     found = overlap.read(str(prepared))
     target = folder.prepare(found, None)
-    with server.Server(0, target, server.DecisionStore(found, target, "Ada")) as listening:
-        thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with server.Server(0, target, server.DecisionStore(found, target, "Ada")) as listening, answering(listening):
         yield listening
-        listening.shutdown()
-        thread.join()
 
 
 def ask(served: server.Server, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, bytes, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", served.server_port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=20)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     connection.request(method, path, None if body is None else json.dumps(body), named)
     answer = connection.getresponse()
@@ -280,8 +277,9 @@ def verdict(place: int, sample: int, word: str) -> dict[str, str]:
 
 class TestServer:
     def test_on_loopback_alone(self, served: server.Server) -> None:
-        assert served.server_address[0] == "127.0.0.1"
-        assert served.url == f"http://127.0.0.1:{served.server_port}/"
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.2", served.port))
+        assert served.url == f"http://127.0.0.1:{served.port}/"
 
     @pytest.mark.parametrize(
         ("path", "kind"),
@@ -330,7 +328,7 @@ class TestServer:
         assert ask(served, "POST", "/decision", {}, Host=host)[0] == 421
 
     def test_localhost_is_ours(self, served: server.Server) -> None:
-        assert ask(served, "GET", "/", Host=f"localhost:{served.server_port}")[0] == 200
+        assert ask(served, "GET", "/", Host=f"localhost:{served.port}")[0] == 200
 
     @pytest.mark.parametrize("site", ["cross-site", "same-site"])
     def test_pages_of_other_origins_read_nothing(self, served: server.Server, site: str) -> None:
@@ -341,10 +339,8 @@ class TestServer:
         assert ask(served, "DELETE", "/decision")[0] == 501
 
     def test_a_port_that_is_taken(self, served: server.Server, prepared: Path) -> None:
-        with pytest.raises(
-            UserError, match=f"port {served.server_port} is not available .*: give another --port, or 0"
-        ):
-            main([str(prepared), "--port", str(served.server_port)])
+        with pytest.raises(UserError, match=f"port {served.port} is not available .*: give another --port, or 0"):
+            main([str(prepared), "--port", str(served.port)])
 
     def test_no_port(self, prepared: Path) -> None:
         with pytest.raises(UserError, match="port 70000 is not available"):
@@ -423,7 +419,7 @@ class TestKeeping:
         assert ask(served, "POST", "/decision", body, X_Gesso_Token="", **length)[0] == status
 
     def test_no_json(self, served: server.Server) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", served.server_port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=20)
         connection.request("POST", "/decision", b"{")
         assert connection.getresponse().status == 400
         connection.close()

@@ -2,8 +2,8 @@
 
 import json
 import re
-import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from gesso.dedup.decision import Decision, Override
 from gesso.dedup.review import folder, server, suggestion
 from tests.datasets import picture
 from tests.reviews import HOSTILE, MODEL, Match, Sample, similarity, write_overlap, write_tiny
+from tests.serving import answering
 
 pytestmark = pytest.mark.browser
 
@@ -129,7 +130,7 @@ def tab(browser: Any) -> Any:
 @pytest.fixture
 def serve(tab: Any) -> Iterator[Callable[..., Page]]:
     """Opens an overlap's page as `gesso review` serves it; nothing may be said on the console in the end."""
-    closing: list[Callable[[], Any]] = []
+    closing = ExitStack()
     opened: list[Page] = []
 
     def opener(path: Path, decided: Decision | None = None, who: str = "Ada") -> Page:
@@ -140,16 +141,14 @@ def serve(tab: Any) -> Iterator[Callable[..., Page]]:
         found = overlap.read(str(path))
         target = str(path / "review")
         listening = server.Server(0, target, server.DecisionStore(found, target, who))
-        thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        closing.extend((listening.server_close, thread.join, listening.shutdown))
+        closing.enter_context(listening)
+        closing.enter_context(answering(listening))
         opened.append(Page(tab, path, listening.url))
-        closing.append(opened[-1].leave)
+        closing.callback(opened[-1].leave)
         return opened[-1]
 
-    yield opener
-    for act in reversed(closing):
-        act()
+    with closing:
+        yield opener
     assert [page.said for page in opened] == [[] for _ in opened]
 
 
@@ -725,16 +724,12 @@ def phone(browser: Any, small: Path) -> Iterator[Any]:
     (small / "decision.json").unlink(missing_ok=True)
     target = str(small / "review")
     context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
-    with server.Server(0, target, server.DecisionStore(found, target, "Ada")) as listening:
-        thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with server.Server(0, target, server.DecisionStore(found, target, "Ada")) as listening, answering(listening):
         tab = context.new_page()
         tab.goto(listening.url)
         tab.wait_for_selector("html[data-ready] .row:focus")
         yield tab
         context.close()
-        listening.shutdown()
-        thread.join()
 
 
 class TestPhone:

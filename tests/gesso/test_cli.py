@@ -33,7 +33,7 @@ def test_help_lists_the_commands_in_the_order_of_the_work(capsys: pytest.Capture
         *("collect", "status", "verify", "report"),
         *("train detector", "embed", "match", "review", "repeats", "export"),
         *("train tokenizer", "train dvae", "train prior", "train contrastive", "encode", "plan"),
-        *("generate", "bundle", "evaluate"),
+        *("generate", "bundle", "evaluate", "studio"),
     ]
 
 
