@@ -32,7 +32,11 @@ def build_parser() -> Parser:
     pictures = "a folder of pictures, a split of an export, or other shards"
     add("--generated", f"the --output of `gesso generate`; or {pictures}", required=True, metavar="DIR")
     add("--reference", f"real pictures: {pictures}", required=True, metavar="DIR")
-    add("--inception", "FID's Inception weights; README.md names files", required=True, metavar="FILE")
+    add(
+        "--inception",
+        "FID's Inception weights, README.md names files; without it distances are of the ranker's embeddings",
+        metavar="FILE",
+    )
     add("--exclude", "coco_overlap.json of `gesso export`: references to leave out of half of the rows", metavar="FILE")
     add("--annotations", "captions of the reference in COCO's format, as captions_val2014.json", metavar="FILE")
     add("--output", "folder for the results; by default `evaluation` in --generated", metavar="DIR")
@@ -44,7 +48,8 @@ def build_parser() -> Parser:
     radii_text = f"standard deviations, pixels at --size; by default {' '.join(f'{each:g}' for each in BLUR)}"
     rate("--blur", radii_text, type=float, nargs="+", metavar="RADIUS")
     models = "a run of `gesso train contrastive`, a bundle, or a model of open_clip"
-    rate("--ranker", f"model of the CLIP score: {models}; by default there is none", metavar="NAME")
+    without = "by default there is none, or without --inception the shipped one"
+    rate("--ranker", f"model of the CLIP score: {models}; {without}", metavar="NAME")
     rate("--pretrained", "weights of an open_clip model: a tag or a file", metavar="TAG")
     add_flags(parser, "evaluation", EvaluationSettings)
     return parser
@@ -73,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
     with lock(run.output):
         record = evaluate(run, sides)
         report.write(run.output, record)
-    print(report.table(record["rows"]))
+    print(report.table(record))
     for note in record["notes"]:
         print(note)
     print(storage.join(run.output, report.PAGE))

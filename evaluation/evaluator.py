@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from gesso import progress, storage
 from gesso.dataset import identity
@@ -24,13 +25,16 @@ from gesso.evaluation.inception_score import SPLITS
 from gesso.evaluation.overlap import Kept
 from gesso.evaluation.pictures import Side, annotated, open_side
 from gesso.evaluation.settings import Run
+from gesso.generation.models import shipped
+from gesso.generation.ranker import Ranker, open_ranker
 from gesso.progress import Display, State
 
 Json = dict[str, Any]
 
 FORMAT = 1
 ALL, WITHOUT = "all", "without the overlap"
-INCEPTION, RANKER = "inception", "ranker"
+# What pictures are compared by, and what captions are.
+INCEPTION, EMBEDDINGS, RANKER = "inception", "embeddings", "ranker"
 FEWEST = 2  # pictures of a side, for a covariance
 
 
@@ -49,6 +53,11 @@ class Models(NamedTuple):
     generated: dict[str, Model]
     reference: dict[str, Model]
     classifier: npt.NDArray[np.float64] | None
+
+    @property
+    def features(self) -> str:
+        """The name of the model by which pictures are compared."""
+        return next(iter(self.reference))
 
 
 def open_sides(run: Run) -> Sides:
@@ -83,7 +92,7 @@ def evaluate(run: Run, sides: Sides) -> Json:
         opened = open_models(run, sides.generated, threads)
         size = run.settings.size or side_of(sides.generated.pictures[0])
         generated, reference = tell(run, sides, opened, Features(run.output, size, run.radii, threads))
-    rows = list(rated(run, sides, generated, reference, opened.classifier))
+    rows = list(rated(run, sides, generated, reference, opened))
     return {
         "format": FORMAT,
         "kind": "evaluation",
@@ -93,23 +102,34 @@ def evaluate(run: Run, sides: Sides) -> Json:
         "models": {name: model.identity for name, model in opened.generated.items()},
         "settings": {"size": size, **run.settings.record()},
         "rows": rows,
-        "notes": [*sides.notes, *notes(run, sides, size, reference.enlarged, opened)],
+        "notes": [*sides.notes, *notes(run, sides, size, reference, opened)],
     }
 
 
 def open_models(run: Run, generated: Side, threads: Executor) -> Models:
     """Raises UserError where weights are missing, or there is a ranker and no captions."""
     settings, device = run.settings, choose_device(run.settings.device)
-    inception = open_inception(run.inception, device)
-    shared = {INCEPTION: models.of_inception(inception, settings.resize, settings.batch_size, threads)}
+    if run.inception:
+        inception = open_inception(run.inception, device)
+        shared = {INCEPTION: models.of_inception(inception, settings.resize, settings.batch_size, threads)}
+        return Models({**shared, **scored(run, generated, device)}, shared, inception.classifier)
+    ranker = opened_ranker(run, device)
+    shared = {EMBEDDINGS: models.of_embeddings(ranker)}
+    return Models({**shared, RANKER: models.of_ranker(ranker)} if generated.captioned else shared, shared, None)
+
+
+def scored(run: Run, generated: Side, device: torch.device) -> dict[str, Model]:
+    """The model of the CLIP score, where one is given."""
     if not run.ranker:
-        return Models(shared, shared, inception.classifier)
+        return {}
     if not generated.captioned:
         raise UserError(f"--ranker {run.ranker}: {generated.path} has no captions to rate by: leave --ranker out")
-    from gesso.generation.ranker import open_ranker
+    return {RANKER: models.of_ranker(opened_ranker(run, device))}
 
-    ranker = models.of_ranker(open_ranker(run.ranker, run.pretrained, device))
-    return Models({**shared, RANKER: ranker}, shared, inception.classifier)
+
+def opened_ranker(run: Run, device: torch.device) -> Ranker:
+    """The one that is given, or the shipped one."""
+    return open_ranker(run.ranker or shipped(), run.pretrained, device)
 
 
 def tell(run: Run, sides: Sides, opened: Models, features: Features) -> tuple[Told, Told]:
@@ -133,17 +153,15 @@ def tell(run: Run, sides: Sides, opened: Models, features: Features) -> tuple[To
         )
 
 
-def rated(
-    run: Run, sides: Sides, generated: Told, reference: Told, classifier: npt.NDArray[np.float64] | None
-) -> Iterator[Json]:
+def rated(run: Run, sides: Sides, generated: Told, reference: Told, opened: Models) -> Iterator[Json]:
     """A row for each set of pictures and radius."""
     for name, kept in sides.sets.items():
         for radius in run.radii:
             cosines = generated.rows.get((RANKER, radius))
             those = Rated(
-                generated.rows[INCEPTION, radius][kept.generated],
-                reference.rows[INCEPTION, radius][kept.reference],
-                classifier,
+                generated.rows[opened.features, radius][kept.generated],
+                reference.rows[opened.features, radius][kept.reference],
+                opened.classifier,
                 None if cosines is None else cosines[kept.generated],
             )
             counts = {"generated": len(those.generated), "reference": len(those.reference)}
@@ -162,22 +180,29 @@ def side_record(side: Side, told: Told, output: str) -> Json:
     }
 
 
-def notes(run: Run, sides: Sides, size: int, enlarged: int, opened: Models) -> Iterator[str]:
+def notes(run: Run, sides: Sides, size: int, reference: Told, opened: Models) -> Iterator[str]:
     """What a reader of the figures has to know, a sentence each."""
-    fewest = min(int(mask.sum()) for kept in sides.sets.values() for mask in kept)
-    if fewest <= FEATURES:
+    if opened.features == EMBEDDINGS:
+        name = opened.reference[EMBEDDINGS].identity["embeddings_of"]["name"]
         yield (
-            f"A side has {fewest:,} pictures: with fewer than {FEATURES + 1:,} a covariance of {FEATURES:,} features "
+            f"Distances are between the embeddings of {name}, not Inception's: they compare among themselves alone. "
+            "--inception gives FID and the Inception Score."
+        )
+    features = next(iter(reference.rows.values())).shape[1]
+    fewest = min(int(mask.sum()) for kept in sides.sets.values() for mask in kept)
+    if fewest <= features:
+        yield (
+            f"A side has {fewest:,} pictures: with fewer than {features + 1:,} a covariance of {features:,} features "
             "lacks rank, and FID lies far above its value at many pictures. Compare it at equal numbers alone; KID has "
             "no such bias."
         )
-    if enlarged:
-        yield f"{enlarged:,} references were smaller than {size}×{size} and were enlarged."
-    if opened.classifier is None:
+    if reference.enlarged:
+        yield f"{reference.enlarged:,} references were smaller than {size}×{size} and were enlarged."
+    if opened.features == INCEPTION and opened.classifier is None:
         yield f"No Inception Score: --inception {run.inception} has no classifier; README.md names files with one."
-    elif any(kept.generated.sum() < SPLITS for kept in sides.sets.values()):
+    if opened.classifier is not None and any(kept.generated.sum() < SPLITS for kept in sides.sets.values()):
         yield f"No Inception Score of fewer than {SPLITS} generated pictures, one for each of its splits."
-    if not run.ranker:
+    if RANKER not in opened.generated:
         yield "No CLIP score: --ranker gives one."
     if run.settings.resize == "legacy":
         yield "Resized without antialiasing, as torch-fidelity and pytorch-fid do: not comparable with the default."

@@ -1,6 +1,6 @@
-"""The models that tell something of pictures: Inception features, a contrastive model how captions match. torch.
+"""The models that tell something of pictures: Inception, or a contrastive model, which also tells how captions match.
 
-n pictures, S side.
+torch. n pictures, S side.
 """
 
 from concurrent.futures import Executor
@@ -29,6 +29,15 @@ def of_inception(inception: Inception, resize: str, batch_size: int, threads: Ex
         return np.concatenate([inception.features(batch) for batch in batches])
 
     return Model({"inception_sha256": inception.sha256, "resize": resize}, rows)
+
+
+def of_embeddings(ranker: "Ranker") -> Model:
+    """Rows are a contrastive model's embeddings of pictures, (n, D)."""
+
+    def rows(pictures: list[Pixels], _captions: list[str]) -> Floats:
+        return np.asarray(ranker.embed_pictures(pictures).cpu().numpy())
+
+    return Model({"embeddings_of": ranker.identity}, rows)
 
 
 def of_ranker(ranker: "Ranker") -> Model:

@@ -16,7 +16,7 @@ NO_FIGURE = "–"
 
 def write(output: str, record: Json) -> None:
     """The record last: with it the evaluation is done."""
-    draw(storage.join(output, CHART), record["rows"])
+    draw(storage.join(output, CHART), record)
     with storage.write_whole(storage.join(output, PAGE)) as stream:
         stream.write(page(record).encode())
     storage.write_json(storage.join(output, RECORD), record)
@@ -26,22 +26,28 @@ def page(record: Json) -> str:
     named = ((name, record[name]["pictures"], record[name]["name"]) for name in ("generated", "reference"))
     sides = "".join(f"- {name}: {count:,} pictures of `{folder}`\n" for name, count, folder in named)
     notes = "".join(f"- {note}\n" for note in record["notes"])
-    return f"# Evaluation\n\n{sides}{notes}\n{table(record['rows'])}\n\n![{CHART}]({CHART})\n"
+    return f"# Evaluation\n\n{sides}{notes}\n{table(record)}\n\n![{CHART}]({CHART})\n"
 
 
-def table(rows: list[Json]) -> str:
+def table(record: Json) -> str:
     """A line for each set of pictures and radius, each figure with its 95% interval."""
-    head = ["pictures", "blur, pixels", "generated", "reference", *map(heading, NAMES)]
+    names = names_of(record)
+    head = ["pictures", "blur, pixels", "generated", "reference", *map(heading, names, names.values())]
     lines = [
         [row["pictures"], f"{row['blur']:g}", f"{row['generated']:,}", f"{row['reference']:,}"]
         + [shown(name, row[name]) for name in NAMES]
-        for row in rows
+        for row in record["rows"]
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines))
 
 
-def heading(name: str) -> str:
-    return f"{NAMES[name]} × {SCALES[name]:,}" if name in SCALES else NAMES[name]
+def names_of(record: Json) -> dict[str, str]:
+    """The figures' names: FID is Inception's alone."""
+    return NAMES if "inception" in record["models"] else {**NAMES, "fid": "Fréchet distance"}
+
+
+def heading(name: str, shown: str) -> str:
+    return f"{shown} × {SCALES[name]:,}" if name in SCALES else shown
 
 
 def shown(name: str, figure: Json | None) -> str:
@@ -52,11 +58,12 @@ def shown(name: str, figure: Json | None) -> str:
     return f"{value} ({low} to {high})"
 
 
-def draw(path: str, rows: list[Json]) -> None:
+def draw(path: str, record: Json) -> None:
     """FID, and the Inception Score where there is one, against the radius, with their intervals."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    rows, shown = record["rows"], names_of(record)
     names = [name for name in CHARTED if all(row[name] for row in rows)]
     canvas = Figure(figsize=(5 * len(names), 3.8), layout="constrained")
     FigureCanvasAgg(canvas)
@@ -71,7 +78,7 @@ def draw(path: str, rows: list[Json]) -> None:
             axes.errorbar([row["blur"] for row in chosen], values, reach, marker="o", capsize=3, label=pictures)
         axes.set_xticks(sorted({row["blur"] for row in rows}))
         axes.set_xlabel("radius of the blur on both sides, pixels")
-        axes.set_ylabel(NAMES[name])
+        axes.set_ylabel(shown[name])
         axes.grid(alpha=0.3)
         axes.legend()
     with storage.write_whole(path) as stream:

@@ -14,8 +14,9 @@ from PIL import Image
 from gesso import cli
 from gesso.dataset import kinds
 from gesso.evaluation import evaluator, prepare
+from gesso.evaluation.fid import frechet_distance
 from gesso.evaluation.inception import open_inception
-from gesso.generation import ranker
+from gesso.generation.models import shipped
 from tests.evaluations import (
     PHOTOGRAPHS,
     cut,
@@ -55,6 +56,11 @@ def run(generated: str, reference: str, *more: str) -> int:
     return cli.main(["evaluate", "--generated", generated, "--reference", reference, "--inception", "x.pth", *more])
 
 
+def pictures(folder: str) -> list[Any]:
+    """Those of a folder of squares, as they are."""
+    return [np.asarray(Image.open(path)) for path in sorted(Path(folder).glob("*.*"))]
+
+
 def record(output: str) -> dict[str, Any]:
     return dict(json.loads((Path(output) / "evaluation.json").read_text()))
 
@@ -84,7 +90,7 @@ class TestRows:
         assert found["models"] == {"inception": {"inception_sha256": "quick", "resize": "clean"}}
         out = capsys.readouterr().out
         assert out.count("| all |") == 3
-        assert "A side has 20 pictures: with fewer than 2,049 a covariance of 2,048 features lacks rank" in out
+        assert "A side has 20 pictures: with fewer than 109 a covariance of 108 features lacks rank" in out
         assert "No CLIP score: --ranker gives one.\n" in out
         assert kinds.recognise(f"{generated}/evaluation") == kinds.KINDS["evaluation"]
 
@@ -174,7 +180,7 @@ class TestRanker:
     def test_the_score_is_of_each_picture_with_its_caption(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(ranker, "open_ranker", lambda name, pretrained, device: FakeRanker())
+        monkeypatch.setattr(evaluator, "open_ranker", lambda name, pretrained, device: FakeRanker())
         levels = [str(np.mean(np.asarray(cut(path, 64)))) for path in PHOTOGRAPHS[:6]]
         reference = write_pictures(tmp_path / "b", PHOTOGRAPHS[6:12])
         generated = write_generated(tmp_path / "out", PHOTOGRAPHS[:6], levels, keep=1)
@@ -182,6 +188,33 @@ class TestRanker:
         found = record(f"{generated}/evaluation")
         assert found["rows"][0]["clip_score"]["value"] == pytest.approx(100, abs=1e-3)
         assert found["models"]["ranker"] == {"ranker": {"name": "fake"}}
+
+    def test_without_inception_distances_are_of_its_embeddings(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(evaluator, "open_ranker", lambda name, pretrained, device: FakeRanker())
+        generated, reference = sides(tmp_path)
+        flags = ("--generated", generated, "--reference", reference, "--blur", "0", "--ranker", "fake")
+        assert cli.main(["evaluate", *flags]) == 0
+        found = record(f"{generated}/evaluation")
+        embedded = [FakeRanker().embed_pictures(pictures(each)).double().numpy() for each in (generated, reference)]
+        expected = frechet_distance(*embedded).value
+        assert found["rows"][0]["fid"]["value"] == pytest.approx(expected, rel=1e-5)
+        assert found["rows"][0]["inception_score"] is None
+        assert found["models"] == {"embeddings": {"embeddings_of": {"name": "fake"}}}
+        assert "Distances are between the embeddings of fake, not Inception's" in capsys.readouterr().out
+
+    def test_without_both_the_shipped_ranker_is_taken(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked = []
+
+        def opened(name: str, pretrained: str, device: torch.device) -> FakeRanker:
+            asked.append(name)
+            return FakeRanker()
+
+        monkeypatch.setattr(evaluator, "open_ranker", opened)
+        generated, reference = sides(tmp_path)
+        assert cli.main(["evaluate", "--generated", generated, "--reference", reference, "--blur", "0"]) == 0
+        assert asked == [shipped()]
 
     def test_without_captions(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         generated, reference = sides(tmp_path, 3)

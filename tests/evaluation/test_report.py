@@ -21,12 +21,13 @@ def row(pictures: str, blur: float, fid: float, score: float | None) -> Json:
     return {"pictures": pictures, "blur": blur, **counts, **told}
 
 
+INCEPTION: Json = {"inception": {"inception_sha256": "ab"}}
 ROWS = [row("all", 0, 27.5, 17.9), row("all", 0.5, 85, 5), row("without the overlap", 0, 28, 17)]
 
 
 def test_the_table() -> None:
     kid = "12.300 (11.900 to 12.800)"
-    assert report.table(ROWS[:2]).splitlines() == [
+    assert report.table({"rows": ROWS[:2], "models": INCEPTION}).splitlines() == [
         "| pictures | blur, pixels | generated | reference | FID | Inception Score | KID × 1,000 | CLIP score |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
         f"| all | 0 | 30,000 | 40,504 | 27.50 (26.50 to 28.50) | 17.90 (16.90 to 18.90) | {kid} | – |",
@@ -34,9 +35,17 @@ def test_the_table() -> None:
     ]
 
 
+def test_fid_is_named_so_with_inception_alone() -> None:
+    table = report.table({"rows": ROWS[:1], "models": {"embeddings": {}}})
+    assert "| Fréchet distance |" in table
+    assert "FID" not in table
+
+
 def test_what_is_written(tmp_path: Path) -> None:
     sides = {"generated": {"pictures": 30_000, "name": "out"}, "reference": {"pictures": 40_504, "name": "coco"}}
-    report.write(str(tmp_path), {"kind": "evaluation", **sides, "rows": ROWS, "notes": ["A note."]})
+    report.write(
+        str(tmp_path), {"kind": "evaluation", **sides, "rows": ROWS, "notes": ["A note."], "models": INCEPTION}
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluation.json", "evaluation.md", "evaluation.png"]
     page = (tmp_path / "evaluation.md").read_text()
     assert page.startswith(
@@ -51,7 +60,7 @@ def test_the_chart_has_a_panel_for_each_figure_that_is_there(tmp_path: Path, sco
     rows = [*ROWS, row("without the overlap", 0.5, 80, score)]
     paths = [tmp_path / name for name in ("a.png", "b.png")]
     for path in paths:
-        report.draw(str(path), rows)
+        report.draw(str(path), {"rows": rows, "models": INCEPTION})
     assert png_size(paths[0].read_bytes(), "a.png") == (width, 570)
     first, second = (hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
     assert first == second
