@@ -92,6 +92,7 @@ def evaluate(run: Run, sides: Sides) -> Json:
         opened = open_models(run, sides.generated, threads)
         size = run.settings.size or side_of(sides.generated.pictures[0])
         generated, reference = tell(run, sides, opened, Features(run.output, size, run.radii, threads))
+    progress.announce("computing the figures and their intervals")
     rows = list(rated(run, sides, generated, reference, opened))
     return {
         "format": FORMAT,

@@ -9,7 +9,7 @@ import numpy as np
 
 from gesso.evaluation.bootstrap import Estimate, Floats
 
-BLOCK = 1024  # rows of the kernel's matrix at a time
+BLOCK = 256  # rows of the kernel's matrix at a time
 
 
 def kernel_distance(first: Floats, second: Floats) -> Estimate:
