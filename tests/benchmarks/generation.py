@@ -9,7 +9,8 @@ grows faster than the position. The last line draws all. Keys and values are cou
     no cache               a full pass a token, by the training's own attention
     a cache of everything  the same weights; keys and values of all positions in every layer, the caption's for each row
     DALLE-pytorch          generate_images as it is, which has no cache at its default scale of 1; with its cache at
-                           another scale, which takes two passes a token; and its cache mended for a scale of 1
+                           another scale, which takes two passes a token; with its cache mended for a scale of 1;
+                           and so without the convolution, which it computes anew for all positions at each token
 
 On a GPU: pictures a second at batch 1, 8 and 64, and the share of the memory's peak bandwidth at which weights, keys
 and values are read, with random weights. A cell that fails tells its error.
@@ -116,7 +117,9 @@ def with_everything(setup: Setup) -> tuple[Prepare, Callable[[], float]]:
     return lambda position: step, lambda: sum(cache.nbytes for cache in caches) / batch
 
 
-def peer(setup: Setup, folder: str, cached: bool, scale: float, mended: bool) -> tuple[Prepare, Callable[[], float]]:
+def peer(
+    setup: Setup, folder: str, cached: bool, scale: float, mended: bool, last: str
+) -> tuple[Prepare, Callable[[], float]]:
     """The body of `DALLE.generate_images`' loop."""
     from prior import stub_what_the_peer_does_not_need
 
@@ -126,7 +129,7 @@ def peer(setup: Setup, folder: str, cached: bool, scale: float, mended: bool) ->
     from dalle_pytorch.dalle_pytorch import gumbel_sample, top_k  # type: ignore[import-not-found]
 
     vae = DiscreteVAE(image_size=GRID * 8, num_layers=3, num_tokens=CODES, codebook_dim=8, hidden_dim=8)
-    kinds = ("axial_row", "axial_col", "axial_row", "axial_row", "axial_row", "axial_col", "axial_row", "conv_like")
+    kinds = ("axial_row", "axial_col", "axial_row", "axial_row", "axial_row", "axial_col", "axial_row", last)
     more = {"rotary_emb": False, "shift_tokens": False, "optimize_for_inference": cached}
     shape = {"num_text_tokens": TEXTS, "text_seq_len": TEXT, "depth": LAYERS, "heads": HEADS, "dim_head": SIZE}
     model = DALLE(dim=HEADS * SIZE, vae=vae, attn_types=kinds, **shape, **more).eval()
@@ -163,10 +166,11 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 
 OURS = {"gesso": gesso, "a cache of everything": with_everything, "no cache": without_cache}
-PEERS = {  # cached, scale, mended
-    "DALLE-pytorch as it is": (False, 1.0, False),
-    "DALLE-pytorch, cache, scale 3": (True, 3.0, False),
-    "DALLE-pytorch, cache mended": (True, 1.0, True),
+PEERS = {  # cached, scale, mended, the last layer's attention
+    "DALLE-pytorch as it is": (False, 1.0, False, "conv_like"),
+    "DALLE-pytorch, cache, scale 3": (True, 3.0, False, "conv_like"),
+    "DALLE-pytorch, mended": (True, 1.0, True, "conv_like"),
+    "DALLE-pytorch, mended, no conv": (True, 1.0, True, "axial_row"),
 }
 
 
