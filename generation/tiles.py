@@ -5,6 +5,7 @@ nobody asked for among them, and a candidate's codes depend on its caption and i
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -50,12 +51,12 @@ class Tile:
     ) -> Tensor:
         """int64 (n, T) captions, a seed for each row, (p,) first codes of all → int64 (b, N) on the device, which the
         next call writes over."""
-        step, begin = self._step_of(sampling), len(prefix)
+        step, begin, prefix = self._step_of(sampling), len(prefix), prefix.to(self._device)
         self._codes.zero_()
         self._codes[:, :begin] = prefix
         self._numbers.copy_(uniforms(seeds, self._count))
         self._position.fill_(begin)
-        self._logits.copy_(self.decoder.prefill(text.to(self._device), prefix.to(self._device)))
+        self._logits.copy_(self.decoder.prefill(text.to(self._device), prefix))
         for position in range(begin, self._count):
             step(position)
             if on_row and (position + 1) % self._grid == 0:
@@ -66,8 +67,9 @@ class Tile:
         """What draws a position's codes; replays of a graph count the positions themselves."""
         if not self._graphed:
             return lambda position: self._step(position, sampling)
-        if self._graph is None or self._graph[0] != sampling:
-            self._graph = (sampling, self._capture(sampling))
+        seedless = replace(sampling, seed=0)
+        if self._graph is None or self._graph[0] != seedless:
+            self._graph = (seedless, self._capture(seedless))
         graph = self._graph[1]
         return lambda position: graph.replay()
 

@@ -111,10 +111,10 @@ class Decoder:
         for kind, layer, kept, cache in zip(self._kinds, self._layers, self._texts, self._caches, strict=True):
             x, found = pass_through(x, layer, kind if given else "causal", self._layout, self._shape)
             kept[:, number] = found[:, 0, :, :length]
-            positions = self._slots[kind].kept(given).to(x.device)
-            values = found[:, :, :, length + positions].to(cache.dtype)
-            slots = self._slots[kind].slots(positions)
-            cache[:, rows].index_copy_(3, slots, values.expand(-1, self._candidates, -1, -1, -1))
+            if given:
+                positions = self._slots[kind].kept(given).to(x.device)
+                values = found[:, :, :, length + positions].expand(-1, self._candidates, -1, -1, -1)
+                cache[:, rows].index_copy_(3, self._slots[kind].slots(positions), values.to(cache.dtype))
         return x[:, length - 1 + given]
 
     def _logits(self, x: Tensor) -> Tensor:
@@ -164,9 +164,9 @@ def advance(x: Tensor, layer: Layer, text: Tensor, cache: Tensor, blocks: int, p
     """A position through a layer: (b, d) → (b, d); its keys and values are kept in `cache`."""
     low = shape.low
     qkv = linear(normalised(x, layer.attention_norm), layer.qkv, low)
-    q, *kv = torch.unflatten(qkv, 1, (3, shape.heads, -1)).unbind(1)
-    keep(cache, place, kv)
-    seen = look(q, text, read(cache, blocks, place), place.hidden, shape.captions).to(low)
+    qkv = torch.unflatten(qkv, 1, (3, shape.heads, -1)).transpose(0, 1)
+    keep(cache, place, qkv[1:])
+    seen = look(qkv[0], text, read(cache, blocks, place), place.hidden, shape.captions).to(low)
     x = x + linear(seen, layer.post, low)
     inside = F.gelu(linear(normalised(x, layer.mlp_norm), layer.first, low))
     return x + linear(inside, layer.second, low)

@@ -8,7 +8,6 @@
 results and without a change of any shape, so that a CUDA graph can replay one step for all positions.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -65,13 +64,12 @@ class Slots:
         return positions - (positions - slots) % self.count
 
 
-def keep(cache: Tensor, place: Place, keys_and_values: Sequence[Tensor]) -> None:
-    """Two (b, h, c) into their slot of (2, b, h, count, c)."""
-    for half, values in zip(cache, keys_and_values, strict=True):
-        if isinstance(place.slot, int):
-            half[:, :, place.slot] = values
-        else:
-            half.index_copy_(2, place.slot, values.unsqueeze(2).to(cache.dtype))
+def keep(cache: Tensor, place: Place, values: Tensor) -> None:
+    """Keys and values (2, b, h, c) into their slot of (2, b, h, count, c)."""
+    if isinstance(place.slot, int):
+        cache[:, :, :, place.slot] = values
+    else:
+        cache.index_copy_(3, place.slot, values.unsqueeze(3).to(cache.dtype))
 
 
 def read(cache: Tensor, blocks: int, place: Place) -> Tensor:

@@ -16,7 +16,7 @@ def filled(kind: str, layout: Layout, as_tensor: bool) -> list[set[int]]:
     cache, found = torch.full((2, 1, 1, slots.count, 1), -1.0), list[set[int]]()
     for position in range(layout.image):
         place = slots.place(torch.tensor([position]) if as_tensor else position)
-        keep(cache, place, [torch.full((1, 1, 1), float(position))] * 2)
+        keep(cache, place, torch.full((2, 1, 1, 1), float(position)))
         near = read(cache, slots.blocks, place)
         assert torch.equal(near[0], near[1])
         held = near[0].flatten()
