@@ -1,7 +1,8 @@
 """A bundle: a folder with all that generation needs, weights as safetensors in float16. torch.
 
 model.json           {"format": 1, "kind": "bundle", "prior": its config and its training's precision, "dvae": its
-                     config, "made_of": checksums, "files": {name: {"bytes", "sha256"}}}; written last
+                     config, "sampling": what `gesso generate` takes for defaults, "made_of": checksums, "files":
+                     {name: {"bytes", "sha256"}}}; written last
 prior.safetensors    averaged weights            dvae.safetensors     encoder and decoder
 tokenizer.json       of prior and ranker         ranker.safetensors   where there is one
 """

@@ -6,20 +6,22 @@ captions ─ prior: codes, position by position ─ dVAE ─▶ candidates ─ r
 import os
 import re
 import sys
-from argparse import SUPPRESS
+from argparse import SUPPRESS, Namespace
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from importlib import resources
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from gesso import progress, storage
 from gesso.dataset import kinds
+from gesso.dataset.manifest import read_object
 from gesso.devices import check_device
 from gesso.errors import Rejected, UserError
 from gesso.flags import Parser, add_flags, at_least, path, read_flags
 from gesso.generation import captions as texts
-from gesso.generation.layout import GAIN, RANKER_WEIGHTS, SHEET
+from gesso.generation.layout import GAIN, MODEL, RANKER_WEIGHTS, SHEET
 from gesso.generation.settings import Candidates, ComputeSettings, Sampling
 from gesso.lock import lock
 
@@ -47,8 +49,8 @@ Draws pictures of a caption, or of a file of them, and keeps the best. Without -
   gesso generate "a red apple" --prior runs/prior --n 512 --keep 8 --ranker runs/ranker
   gesso generate --captions captions.txt --output out/
 
-Candidate i has the seed `--seed` + i, and one seed gives one picture, however many are drawn. Run again, the same
-command goes on where it stopped.
+A bundle may recommend how to sample, in the place of the defaults below. Candidate i has the seed `--seed` +
+i, and one seed gives one picture, however many are drawn. Run again, the same command goes on where it stopped.
 """
 
 
@@ -99,7 +101,7 @@ def build_parser() -> Parser:
 
 def main(argv: Sequence[str]) -> int:
     """`gesso generate`: parses, checks, draws, and says where the pictures are."""
-    given = build_parser().parse_args(argv)
+    given = parse(argv)
     job = job_of(
         vars(given), read_flags(given, Candidates), read_flags(given, Sampling), read_flags(given, ComputeSettings)
     )
@@ -116,6 +118,21 @@ def main(argv: Sequence[str]) -> int:
         drawing.run()
     print(f"{len(job.captions) * job.candidates.kept:,} pictures in {drawing.output.path}; {SHEET} shows them")
     return 0
+
+
+def parse(argv: Sequence[str]) -> Namespace:
+    """The flags; where --prior is a bundle, its own recommendation takes the place of the defaults of sampling."""
+    parser = build_parser()
+    prior = getattr(parser.parse_args(argv), "prior", "")
+    parser.set_defaults(**recommended(prior))
+    return parser.parse_args(argv)
+
+
+def recommended(prior: str) -> Json:
+    """What a bundle, or the shipped one, recommends to sample by; nothing of a run."""
+    file = storage.join(prior or str(resources.files("gesso.generation") / "weights"), MODEL)
+    described = read_object(file) if storage.exists(file) else None
+    return dict((described or {}).get("sampling", {}))
 
 
 def job_of(flags: Json, candidates: Candidates, sampling: Sampling, compute: ComputeSettings) -> Job:

@@ -344,3 +344,33 @@ def test_a_folder_of_the_user_is_not_free(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     assert not Output(str(tmp_path / "mine"), ["a"], {"ranker": None}).is_free
     assert Output(str(tmp_path / "new"), ["a"], {"ranker": None}).is_free
+
+
+class TestRecommendation:
+    """What a bundle says of sampling takes the place of defaults alone."""
+
+    @pytest.fixture(scope="class")
+    def bundle(self, prior: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+        output = str(tmp_path_factory.mktemp("made") / "bundle")
+        assert cli.main(["bundle", "--prior", prior, "--output", output, "--temperature", "0.5", "--top_k", "3"]) == 0
+        return output
+
+    @pytest.mark.parametrize(
+        ("flags", "expected"),
+        [
+            ((), {"temperature": 0.5, "top_k": 3, "top_p": 1.0, "seed": 0}),
+            (("--temperature", "1", "--top_p", "0.9"), {"temperature": 1.0, "top_k": 3, "top_p": 0.9, "seed": 0}),
+        ],
+    )
+    def test_of_a_bundle(self, bundle: str, tmp_path: Path, flags: tuple[str, ...], expected: dict[str, Any]) -> None:
+        assert run(bundle, tmp_path / "out", "--n", "1", *flags) == 0
+        assert told(tmp_path / "out")["sampling"] == expected
+
+    def test_of_a_run_there_is_none(self, prior: str, tmp_path: Path) -> None:
+        assert run(prior, tmp_path / "out", "--n", "1") == 0
+        assert told(tmp_path / "out")["sampling"] == {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "seed": 0}
+
+    def test_of_what_cannot_be_sampled_by(self, prior: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert cli.main(["bundle", "--prior", prior, "--output", str(tmp_path / "bundle"), "--top_p", "2"]) == 2
+        assert "--top_p is 2.0: give more than 0, and 1 at most" in capsys.readouterr().err
+        assert not (tmp_path / "bundle").exists()
