@@ -4,6 +4,7 @@ On a GPU machine the training's own thread launches thousands of kernels an upda
 pictures beside it would take turns with it at Python's lock.
 """
 
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -42,12 +43,19 @@ def from_processes(share: Share[B], processes: int) -> Iterator[B]:
         num_workers=processes,
         collate_fn=_unchanged,
         multiprocessing_context="fork",
+        worker_init_fn=_ignore_stops,
         prefetch_factor=AHEAD,
     )
     for batch in loader:
         if isinstance(batch, UserError):
             raise batch
         yield batch
+
+
+def _ignore_stops(worker: int) -> None:
+    """What stops a job comes to all its processes: the training saves and ends these itself."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _unchanged(batch: B) -> B:

@@ -172,7 +172,9 @@ def test_steps_say_only_when_to_stop(
     assert same(trained, tmp_path)
 
 
-@pytest.mark.parametrize("more", [("--workers", "1"), ("--recompute",), ("--log_every", "3")], ids=lambda more: more[0])
+@pytest.mark.parametrize(
+    "more", [("--workers", "1"), ("--loaders", "2"), ("--recompute",), ("--log_every", "3")], ids=lambda more: more[0]
+)
 def test_what_changes_no_bit(data: str, trained: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
     assert run(data, tmp_path, *more) == 0
     assert same(trained, tmp_path)
@@ -248,15 +250,18 @@ def test_from_one_process_to_two(data: str, trained: Path, tmp_path: Path, paral
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("loaders", ["0", "2"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_ends(data: str, tmp_path: Path, number: signal.Signals, code: int) -> None:
-    command = [sys.executable, "-m", "gesso", "train", "dvae", *flags(data, tmp_path, "--steps", "100000")]
+def test_a_signal_saves_and_ends(data: str, tmp_path: Path, number: signal.Signals, code: int, loaders: str) -> None:
+    """The signal comes to all processes of the job, as from a terminal or `timeout`."""
+    more = ("--steps", "100000", "--loaders", loaders)
+    command = [sys.executable, "-m", "gesso", "train", "dvae", *flags(data, tmp_path, *more)]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True
     ) as going:
         while not (tmp_path / "checkpoints").is_dir() or not list((tmp_path / "checkpoints").glob("*.pt")):
             assert going.poll() is None
-        going.send_signal(number)
+        os.killpg(going.pid, number)
         told, _ = going.communicate()
     assert going.returncode == code
     step = max(checkpoint.list_checkpoints(str(tmp_path)))
