@@ -42,6 +42,8 @@ BOILERPLATE = (
     "dog",
 )
 
+CAPTIONS = ("a red apple", "a blue heart", "a smiling face", "a green tree")  # for the model that gesso ships
+
 Row = tuple[str, str, str, str]  # link, caption, licence, source
 
 
@@ -253,6 +255,21 @@ def train_prior(tokenizer: str, dvae: str) -> str:
     return prior
 
 
+def generate(prior: str) -> None:
+    """Pictures by the model that gesso ships; by the one just begun those of the validation set's captions, rated."""
+    shipped, begun, captions = OUTPUT / "generated", OUTPUT / "generated_by_prior", OUTPUT / "captions.txt"
+    captions.write_text("\n".join(CAPTIONS) + "\n")
+    gesso("generate", "--captions", str(captions), "--output", str(shipped), "--n", "32", "--keep", "8")
+    annotations = OUTPUT / "validation.json"
+    captions = OUTPUT / "validation_captions.txt"
+    told = json.loads(annotations.read_text())["annotations"]
+    captions.write_text("\n".join(each["caption"] for each in told) + "\n")
+    gesso("generate", "--captions", str(captions), "--prior", prior, "--output", str(begun), "--n", "1")
+    sides = ("--generated", str(begun), "--reference", str(OUTPUT / "validation"), "--annotations", str(annotations))
+    excluded = ("--exclude", str(OUTPUT / "clean/coco_overlap.json"), "--blur", "0", "2")
+    gesso("evaluate", *sides, *excluded, "--output", str(OUTPUT / "evaluation"))
+
+
 def main() -> None:
     OUTPUT.mkdir(exist_ok=True)
     shards = collect()
@@ -262,13 +279,17 @@ def main() -> None:
     gesso("export", "--shards", shards, *drops, "--output", clean, "--validation_size", "20", "--shard_size", "100")
     gesso("verify", clean)
     dvae, prior = train(clean)
+    generate(prior)
+    gesso("report", str(OUTPUT))
     print(f"""
 Look at, in a browser:
+  {OUTPUT}/report.html             all of it on one page: links, overlaps, shards, reconstructions, pictures
   {shards}/report.html             what was collected, and what became of every link
   {overlap}/review/index.html  pairs of validation and training pictures; `gesso review {overlap}` serves it
   {dvae}/report.html            the training's curves, reconstructions and codes; more --steps go on with it
   {prior}/report.html           the prior's losses, and what it draws from captions so far
 and at:
+  {OUTPUT}/generated/contact_sheet.png   what the model that gesso ships draws; `gesso studio` draws on a page
   {clean}/train, validation        the clean shards
   {clean}/README.md                their dataset card
   {clean}/coco_overlap.json        validation pictures to leave out of an evaluation""")

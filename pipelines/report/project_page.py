@@ -240,6 +240,24 @@ def score_of(entry: Json) -> str:
     return f"seed {entry['seed']}" + ("" if entry["score"] is None else f", score {entry['score']:.3f}")
 
 
+def evaluation(path: str) -> Chapter | None:
+    from gesso.evaluation import report
+
+    record = read_object(storage.join(path, report.RECORD)) if storage.exists(path) else None
+    if not record:
+        return None
+    names = {name: text for name, text in report.names_of(record).items() if record["rows"][0][name]}
+    head = ["Pictures", "Blur", *(report.heading(*each) for each in names.items())]
+    rows = [
+        [row["pictures"], f"{row['blur']:g}", *(report.shown(name, row[name]) for name in names)]
+        for row in record["rows"]
+    ]
+    sides = (f"{number(record[side]['pictures'])} of {record[side]['name']}" for side in ("generated", "reference"))
+    line = f"{' against '.join(sides)}, each figure with its 95% interval."
+    chart = png(storage.join(path, report.CHART), "Figures against the radius of the blur on both sides")
+    return Chapter(name_of(path), "Evaluation", line, wide=[*chart], table=[head, *rows])
+
+
 # By kind, in the order of the work.
 CHAPTERS: dict[str, Callable[[str], Chapter | None]] = {
     "collection": collection,
@@ -249,4 +267,5 @@ CHAPTERS: dict[str, Callable[[str], Chapter | None]] = {
     "tokens": tokens,
     "prior": training("Samples", of_prior, "Validation pictures above, what was drawn from their captions below"),
     "generated": generated,
+    "evaluation": evaluation,
 }

@@ -9,6 +9,7 @@ import pytest
 
 from gesso import storage
 from gesso.errors import UserError
+from gesso.evaluation import report as evaluation
 from gesso.pipelines import report
 from gesso.pipelines.report import project_page
 from gesso.pipelines.report.project_page import Chapter
@@ -31,6 +32,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_run(folder / "dvae", until=400)
     write_prior_run(folder / "prior")
     write_generated(folder / "drawn")
+    write_evaluation(folder / "evaluation")
     (folder / "unfinished").mkdir()
     (folder / "unfinished/plan.json").write_text('{"kind": "export"}')
     (folder / "notes").mkdir()
@@ -53,6 +55,23 @@ def write_generated(folder: Path) -> None:
     (folder / "plan.json").write_text('{"kind": "generated"}')
 
 
+def write_evaluation(folder: Path) -> None:
+    """Two radii, no Inception Score."""
+    told = {"value": 27.5, "low": 26.0, "high": 29.0}
+    figures = {"fid": told, "kid": {name: value / 1000 for name, value in told.items()}, "clip_score": told}
+    counts = {"pictures": "all", "generated": 20, "reference": 30, "inception_score": None}
+    record = {
+        "kind": "evaluation",
+        "generated": {"pictures": 20, "name": "drawn"},
+        "reference": {"pictures": 30, "name": "coco"},
+        "models": {"embeddings": {}},
+        "rows": [{**counts, "blur": blur, **figures} for blur in (0.0, 4.0)],
+        "notes": [],
+    }
+    folder.mkdir()
+    evaluation.write(str(folder), record)
+
+
 def chapter(project: Path, name: str) -> Chapter:
     path, kind = next(each for each in project_page.outputs(str(project)) if each[0].endswith(f"/{name}"))
     found = project_page.CHAPTERS[kind.name](path)
@@ -62,7 +81,7 @@ def chapter(project: Path, name: str) -> Chapter:
 
 def test_chapters_stand_in_the_order_of_the_work(project: Path) -> None:
     names = [path.rpartition("/")[2] for path, _ in project_page.outputs(str(project))]
-    assert names == ["z_raw", "overlap", "clean", "unfinished", "dvae", "prior", "drawn"]
+    assert names == ["z_raw", "overlap", "clean", "unfinished", "dvae", "prior", "drawn", "evaluation"]
 
 
 def test_what_chapters_say(project: Path) -> None:
@@ -92,6 +111,18 @@ def test_pictures_of_chapters(project: Path) -> None:
         (HOSTILE, "seed 8"),
         ("a red apple", "seed 8, score 0.150"),
     ]
+
+
+def test_figures_of_an_evaluation(project: Path) -> None:
+    found = chapter(project, "evaluation")
+    assert found.line == "20 of drawn against 30 of coco, each figure with its 95% interval."
+    figures = ["27.50 (26.00 to 29.00)", "27.500 (26.000 to 29.000)", "27.50 (26.00 to 29.00)"]
+    assert found.table == [
+        ["Pictures", "Blur", "Fréchet distance", "KID × 1,000", "CLIP score"],
+        ["all", "0", *figures],
+        ["all", "4", *figures],
+    ]
+    assert len(found.wide) == 1
 
 
 def test_nobody_has_decided(tmp_path: Path) -> None:
