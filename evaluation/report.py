@@ -43,7 +43,7 @@ def table(record: Json) -> str:
 
 def names_of(record: Json) -> dict[str, str]:
     """The figures' names: FID is Inception's alone."""
-    return NAMES if "inception" in record["models"] else {**NAMES, "fid": "Fréchet distance"}
+    return NAMES if "inception" in record.get("models", {}) else {**NAMES, "fid": "Fréchet distance"}
 
 
 def heading(name: str, shown: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from gesso import storage
 from gesso.errors import UserError
-from gesso.evaluation.report import CHART, RECORD
+from gesso.evaluation.report import CHART, RECORD, names_of
 from gesso.generation.layout import GENERATED
 
 Json = dict[str, Any]
@@ -47,12 +47,13 @@ class Folder:
         return storage.read(path) if name in self.files and storage.exists(path) else None
 
     def read_evaluation(self) -> Json | None:
-        """Sides, notes and rows of evaluation.json. Raises UserError where it is damaged."""
+        """Sides, notes and rows of evaluation.json, and its distance by name. Raises UserError where it is damaged."""
         path = storage.join(self.evaluated, RECORD)
         if not storage.exists(path):
             return None
         value = read_object(path)
-        return {name: value.get(name) for name in ("generated", "reference", "notes", "rows")}
+        told = {name: value.get(name) for name in ("generated", "reference", "notes", "rows")}
+        return {**told, "distance": names_of(value)["fid"]}
 
     def read_chart(self) -> bytes | None:
         path = storage.join(self.evaluated, CHART)

@@ -538,7 +538,7 @@ function drawEvaluation(told) {
   put($("sides"), `${side("generated")} against ${side("reference")}. Intervals of 95%.`);
   $("notes").replaceChildren(...(told.notes || []).map((note) => element("li", note)));
   const names = Object.keys(FIGURES).filter((name) => told.rows.some((row) => row[name]));
-  const head = ["Pictures", "Blur, pixels", ...names.map((name) => FIGURES[name][0])].map((text) => {
+  const head = ["Pictures", "Blur, pixels", ...names.map((name) => name === "fid" ? told.distance : FIGURES[name][0])].map((text) => {
     const cell = element("th", text);
     cell.scope = "col";
     return cell;

@@ -127,7 +127,8 @@ def write_evaluation(folder: Path) -> Path:
     ]
     sides = {side: {"name": side, "path": f"../{side}", "pictures": 30} for side in ("generated", "reference")}
     folder.mkdir(parents=True, exist_ok=True)
-    report.write(str(folder), {"format": 1, "kind": "evaluation", **sides, "rows": rows, "notes": ["a note"]})
+    told = {"models": {"inception": {}}, "rows": rows, "notes": ["a note"]}
+    report.write(str(folder), {"format": 1, "kind": "evaluation", **sides, **told})
     return folder
 
 

@@ -322,7 +322,8 @@ class TestBrowsing:
         for folder, path in ((0, folders[0] / "evaluation"), (2, folders[2])):
             told = client.get(f"/folders/{folder}/evaluation")
             record = json.loads((path / "evaluation.json").read_text())
-            assert told == {name: record[name] for name in ("generated", "reference", "notes", "rows")}
+            shown = {name: record[name] for name in ("generated", "reference", "notes", "rows")}
+            assert told == {**shown, "distance": "FID"}
             assert client.get(f"/folders/{folder}/evaluation.png") == (path / "evaluation.png").read_bytes()
 
 
