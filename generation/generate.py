@@ -143,8 +143,7 @@ def job_of(flags: Json, candidates: Candidates, sampling: Sampling, compute: Com
         at_least(1, rows=flags["rows"])
         if not found["image"]:
             raise UserError(f"--rows is {flags['rows']} without --image: give the picture, too")
-    if found["pretrained"] and found["ranker"] in ("", NO_RANKER):
-        raise UserError(f"--pretrained is {found['pretrained']} without --ranker: give the model of open_clip, too")
+    check_pretrained(found["ranker"], found["pretrained"])
     captions = texts.given(flags["caption"], flags.get("captions", ""))
     return Job(captions, **found, rows=flags.get("rows", 0), candidates=candidates, sampling=sampling, compute=compute)
 
@@ -266,7 +265,7 @@ def open_drawing(job: Job, output: str, captions: str) -> Drawing:
     device = device_of(job.compute.device)
     models = open_models(job.prior, job.dvae, device, job.compute.precision, job.tokenizer)
     tell_of_cut(models, job.captions)
-    ranker = ranker_of(job, models)
+    ranker = ranker_of(models, job.ranker, job.pretrained)
     image, prefix = prefix_of(job, models)
     settings = {
         "models": models.identity,
@@ -284,15 +283,21 @@ def open_drawing(job: Job, output: str, captions: str) -> Drawing:
     return Drawing(job, next(each for each in found if each.is_free), models, ranker, prefix)
 
 
-def ranker_of(job: Job, models: "Models") -> "Ranker | None":
+def ranker_of(models: "Models", given: str, pretrained: str) -> "Ranker | None":
     """The one that is given, else the bundle's own, if it has one. Raises UserError."""
     own = models.bundle if models.bundle and storage.exists(storage.join(models.bundle, RANKER_WEIGHTS)) else NO_RANKER
-    name = job.ranker or own
+    name = given or own
     if name == NO_RANKER:
         return None
     from gesso.generation.ranker import open_ranker
 
-    return open_ranker(name, job.pretrained, models.device)
+    return open_ranker(name, pretrained, models.device)
+
+
+def check_pretrained(ranker: str, pretrained: str) -> None:
+    """Raises UserError where weights are named without their model."""
+    if pretrained and ranker in ("", NO_RANKER):
+        raise UserError(f"--pretrained is {pretrained} without --ranker: give the model of open_clip, too")
 
 
 def prefix_of(job: Job, models: "Models") -> "tuple[Json | None, torch.Tensor | None]":

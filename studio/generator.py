@@ -7,12 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gesso import storage
 from gesso.devices import check_device
 from gesso.errors import UserError
 from gesso.generation import sampler
-from gesso.generation.generate import DIGITS, NO_RANKER
-from gesso.generation.layout import RANKER_WEIGHTS
+from gesso.generation.generate import DIGITS, check_pretrained, ranker_of, recommended
 from gesso.generation.models import Models, open_models
 from gesso.generation.settings import ComputeSettings, Sampling
 from gesso.images import Pixels
@@ -22,12 +20,14 @@ from gesso.training.encoding import device_of
 if TYPE_CHECKING:
     from gesso.generation.ranker import Ranker
 
+FLAGS = ("prior", "dvae", "tokenizer", "ranker", "pretrained")
+
 
 class ModelGenerator:
-    """A prior with its dVAE, and perhaps a ranker. One thread at a time."""
+    """A prior with its dVAE, and perhaps a ranker; `sampling` is what it is best sampled by. One thread at a time."""
 
-    def __init__(self, models: Models, ranker: "Ranker | None") -> None:
-        self._models, self._ranker = models, ranker
+    def __init__(self, models: Models, ranker: "Ranker | None", sampling: Json) -> None:
+        self._models, self._ranker, self.sampling = models, ranker, sampling
         self.grid, self.side = models.grid, models.dvae.config.image_size
         self.together = sampler.ROWS[models.device.type]
         self.ranker = ranker.name if ranker else ""
@@ -60,20 +60,8 @@ class ModelGenerator:
 
 def open_generator(flags: Mapping[str, Any], settings: ComputeSettings) -> ModelGenerator:
     """Opens what the flags of `gesso studio` name. Raises UserError where something is missing or does not fit."""
-    prior, dvae, tokenizer = (flags.get(name, "") for name in ("prior", "dvae", "tokenizer"))
+    prior, dvae, tokenizer, ranker, pretrained = (flags.get(name, "") for name in FLAGS)
+    check_pretrained(ranker, pretrained)
     check_device(settings.device)
     models = open_models(prior, dvae, device_of(settings.device), settings.precision, tokenizer)
-    return ModelGenerator(models, ranker_for(models, flags.get("ranker", ""), flags.get("pretrained", "")))
-
-
-def ranker_for(models: Models, name: str, pretrained: str) -> "Ranker | None":
-    """The ranker that is named, else the bundle's own, if it has one. Raises UserError."""
-    has_own = bool(models.bundle) and storage.exists(storage.join(models.bundle, RANKER_WEIGHTS))
-    name = name or (models.bundle if has_own else NO_RANKER)
-    if name != NO_RANKER:
-        from gesso.generation.ranker import open_ranker
-
-        return open_ranker(name, pretrained, models.device)
-    if pretrained:
-        raise UserError(f"--pretrained is {pretrained} without --ranker: give the model of open_clip, too")
-    return None
+    return ModelGenerator(models, ranker_of(models, ranker, pretrained), recommended(prior))

@@ -40,6 +40,7 @@ class Generator(Protocol):
     together: int  # candidates that are drawn as fast as one
     identity: Json
     ranker: str  # its name; empty: pictures have no scores
+    sampling: Json  # what it is best sampled by, in the place of the page's defaults
 
     def check(self, caption: str) -> None:
         """Raises UserError where the model cannot read all of it."""

@@ -57,7 +57,7 @@ class Server(web.Server):
         """What the page needs to know once, with the token of its writes."""
         generator = self.runs.generator
         limits = {"n": MOST, "caption": LONGEST, "seed": MOST_SEED}
-        model = {"grid": generator.grid, "side": generator.side, "ranker": generator.ranker}
+        model = {name: getattr(generator, name) for name in ("grid", "side", "ranker", "sampling")}
         folders = [folder.about() for folder in self.folders]
         return web.respond({"token": self.token, "model": model, "limits": limits, "folders": folders})
 

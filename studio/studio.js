@@ -587,6 +587,7 @@ function describeModel() {
 async function start() {
   about = await read("/about");
   put($("model"), describeModel());
+  for (const [name, value] of Object.entries(about.model.sampling)) $(name).value = value;
   $("empty-scores").hidden = !about.model.ranker;
   $("settings").open = !narrow.matches;
   $("folder").append(...about.folders.map((folder, index) => new Option(folder.path, index)));

@@ -51,8 +51,11 @@ class Fake:
 
     grid, side, together = GRID, SIDE, 4
 
-    def __init__(self, ranker: str = "fake ranker", gate: Gate | None = None) -> None:
+    def __init__(
+        self, ranker: str = "fake ranker", gate: Gate | None = None, sampling: dict[str, float] | None = None
+    ) -> None:
         self.ranker, self.gate = ranker, gate
+        self.sampling = sampling or {}
         self.identity: dict[str, Any] = {"prior": {"path": "fake", "sha256": "00" * 32}}
         self.drawn: list[tuple[str, list[int], Sampling]] = []
 

@@ -9,9 +9,10 @@ import torch
 
 from gesso.errors import UserError
 from gesso.generation import sampler
+from gesso.generation.generate import check_pretrained, ranker_of
 from gesso.generation.models import Models
 from gesso.generation.settings import Sampling
-from gesso.studio.generator import ModelGenerator, ranker_for
+from gesso.studio.generator import ModelGenerator
 from gesso.studio.request import DrawRequest
 from gesso.studio.runs import Prefix, Runs
 from tests.drawing import CODES, GRID, toy_models
@@ -24,7 +25,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 @pytest.fixture(scope="module")
 def generator(models: Models) -> ModelGenerator:
-    return ModelGenerator(models, None)
+    return ModelGenerator(models, None, {})
 
 
 def test_a_run_is_what_the_sampler_draws(models: Models, generator: ModelGenerator) -> None:
@@ -108,7 +109,7 @@ def test_a_ranker_scores(models: Models) -> None:
         def scores(self, caption: str, pictures: np.ndarray) -> torch.Tensor:  # type: ignore[type-arg]
             return torch.from_numpy(pictures.mean((1, 2, 3)) / 255)
 
-    generator = ModelGenerator(models, Bright())  # type: ignore[arg-type]
+    generator = ModelGenerator(models, Bright(), {})  # type: ignore[arg-type]
     assert generator.ranker == "bright"
     assert generator.identity["ranker"] == {"sha256": "ab"}
     black_and_white = np.stack([np.full((8, 8, 3), value, np.uint8) for value in (0, 255)])
@@ -116,10 +117,10 @@ def test_a_ranker_scores(models: Models) -> None:
 
 
 def test_no_ranker(models: Models, tmp_path: Path) -> None:
-    assert ranker_for(models, "", "") is None
-    assert ranker_for(models._replace(bundle=str(tmp_path)), "", "") is None
-    assert ranker_for(models, "none", "") is None
+    assert ranker_of(models, "", "") is None
+    assert ranker_of(models._replace(bundle=str(tmp_path)), "", "") is None
+    assert ranker_of(models, "none", "") is None
     with pytest.raises(UserError, match="--pretrained is random without --ranker: give the model of open_clip, too"):
-        ranker_for(models, "", "random")
+        check_pretrained("", "random")
     with pytest.raises(UserError, match="the ranker runs/none is not a run"):
-        ranker_for(models, "runs/none", "")
+        ranker_of(models, "runs/none", "")

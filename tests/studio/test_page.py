@@ -101,9 +101,14 @@ def opened(browser: Any, folders: list[Folder]) -> Iterator[Callable[..., Page]]
     made: list[Page] = []
     with ExitStack() as stack:
 
-        def opener(size: dict[str, int] = WIDE, with_folders: bool = False, **more: Any) -> Page:
+        def opener(
+            size: dict[str, int] = WIDE,
+            with_folders: bool = False,
+            sampling: dict[str, float] | None = None,
+            **more: Any,
+        ) -> Page:
             gate = Gate()
-            runs = stack.enter_context(closing(runs_of(Fake(gate=gate))))
+            runs = stack.enter_context(closing(runs_of(Fake(gate=gate, sampling=sampling))))
             stack.callback(gate.open)
             server = stack.enter_context(Server(0, runs, folders if with_folders else []))
             stack.enter_context(answering(server))
@@ -157,6 +162,12 @@ class TestDrawing:
         assert texts == ["2 candidates", "seeds 5–6", "temperature 0.5", "top-k 40", "top-p 0.9"]
         (_, seeds, sampling) = page.server.runs.generator.drawn[0]  # type: ignore[attr-defined]
         assert (seeds, sampling.temperature, sampling.top_k, sampling.top_p) == ([5, 6], 0.5, 40, 0.9)
+
+    def test_what_the_model_is_best_sampled_by(self, opened: Callable[..., Page]) -> None:
+        page = opened(sampling={"temperature": 0.85, "top_p": 0.95})
+        page.draw(n=1)
+        (_, _, sampling) = page.server.runs.generator.drawn[0]  # type: ignore[attr-defined]
+        assert (sampling.temperature, sampling.top_k, sampling.top_p) == (0.85, 0, 0.95)
 
     def test_a_random_seed_is_shown(self, opened: Callable[..., Page]) -> None:
         page = opened()

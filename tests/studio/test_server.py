@@ -122,7 +122,7 @@ class TestPage:
     def test_about(self, client: Client) -> None:
         about = client.get("/about")
         assert about["token"] == client.server.token
-        assert about["model"] == {"grid": GRID, "side": SIDE, "ranker": "fake ranker"}
+        assert about["model"] == {"grid": GRID, "side": SIDE, "ranker": "fake ranker", "sampling": {}}
         assert [each["name"] for each in about["folders"]] == ["out", "more", "figures"]
         assert [each["captions"] for each in about["folders"]] == [31, 2, 0]
         assert [each["evaluation"] for each in about["folders"]] == [True, False, True]

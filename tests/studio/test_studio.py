@@ -23,22 +23,25 @@ def test_it_serves_until_an_interrupt(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "gesso", "studio", "--prior", prior, "--generated", str(out), "--port", "0"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as ran:
-        assert ran.stdout
-        address, _, note = ran.stdout.readline().partition("  ")
-        assert note == "(Ctrl-C ends; what is drawn stays here until then)\n"
-        with urllib.request.urlopen(f"{address}about") as answer:
-            about = json.load(answer)
-        assert about["model"] == {"grid": 4, "side": 32, "ranker": ""}
-        assert [each["path"] for each in about["folders"]] == [str(out)]
-        request = urllib.request.Request(
-            f"{address}draw",
-            json.dumps({"caption": "a red apple", "n": 2, "temperature": 1, "top_k": 0, "top_p": 1}).encode(),
-            {"X-Gesso-Token": about["token"]},
-        )
-        with urllib.request.urlopen(request) as answer:
-            assert answer.status == 200
-        ran.send_signal(signal.SIGINT)
-        assert ran.communicate(timeout=60) == ("\n", "")
+        try:
+            assert ran.stdout
+            address, _, note = ran.stdout.readline().partition("  ")
+            assert note == "(Ctrl-C ends; what is drawn stays here until then)\n"
+            with urllib.request.urlopen(f"{address}about") as answer:
+                about = json.load(answer)
+            assert about["model"] == {"grid": 4, "side": 32, "ranker": "", "sampling": {}}
+            assert [each["path"] for each in about["folders"]] == [str(out)]
+            request = urllib.request.Request(
+                f"{address}draw",
+                json.dumps({"caption": "a red apple", "n": 2, "temperature": 1, "top_k": 0, "top_p": 1}).encode(),
+                {"X-Gesso-Token": about["token"]},
+            )
+            with urllib.request.urlopen(request) as answer:
+                assert answer.status == 200
+            ran.send_signal(signal.SIGINT)
+            assert ran.communicate(timeout=60) == ("\n", "")
+        finally:
+            ran.kill()
     assert ran.returncode == 0
 
 
