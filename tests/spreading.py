@@ -109,7 +109,8 @@ def measure_pass(prior: Prior, called: Any, setup: Setup) -> Measured:
     text = torch.zeros(samples, config.text_positions, dtype=torch.int64)
     codes = torch.zeros(samples, config.tokens.grid**2, dtype=torch.int64)
     apart = keep_gradients(prior)
-    with mock.patch.object(prior, "counted", return_value=(rows, columns)), Allocations(apart) as found:
+    counted = mock.Mock(**{"nonzero.return_value": (rows, columns)})
+    with mock.patch.object(prior, "counted", return_value=counted), Allocations(apart) as found:
         loss(called(text, codes), 1.0, 1.0).backward()
     return Measured(sum(value.nbytes for value in local(prior.parameters())), found.peak, dict(found.sent))
 

@@ -128,9 +128,11 @@ def train(model: Prior, scales: ResblockScales, updates: int, device: torch.devi
         value = loss(model(text, codes), 2 * BATCH, codes.numel())
         (value / REPLICAS).backward()  # type: ignore[no-untyped-call]
         reduced = reduction.reduce()
-        made = scales.step(reduced.finite) and reduced.norm < inf
+        norm = float(reduced.norm)
+        scales.step(reduced.finite)
+        made = norm < inf
         if made:
-            factor = REPLICAS * min(1.0, CLIP / max(1e-8, REPLICAS * reduced.norm))
+            factor = REPLICAS * min(1.0, CLIP / max(1e-8, REPLICAS * norm))
             optimizer.step(reduction.gradients(), RATE * min(1.0, update / WARMUP), factor)
         reduction.finish(made)
         skipped += not made

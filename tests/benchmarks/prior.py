@@ -17,6 +17,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from math import isfinite
 from time import perf_counter
 from types import ModuleType
 from typing import Any
@@ -59,7 +60,9 @@ def build_ours(masks: str, device: torch.device, dtype: torch.dtype) -> Update:
     def update(text: Tensor, codes: Tensor) -> None:
         text = torch.where(torch.arange(TEXT, device=device) < CAPTION, text, padding)
         loss(model(text, codes), len(text) * (CAPTION - 1), codes.numel()).backward()  # type: ignore[no-untyped-call]
-        made = scales.step(reduction.reduce().finite)
+        reduced = reduction.reduce()
+        scales.step(reduced.finite)
+        made = isfinite(reduced.norm)
         if made:
             optimizer.step(reduction.gradients(), 1e-4)
         reduction.finish(made)

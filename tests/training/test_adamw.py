@@ -1,5 +1,6 @@
 """AdamW: PyTorch's arithmetic to the bit in 32-bit mode, moments in 16 bits, and what half parameters need."""
 
+import weakref
 from collections.abc import Iterator
 from math import inf
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gesso.training.adamw import AdamW
+from gesso.training.adamw import GROUPED, AdamW
 from gesso.training.precision.formats import MEAN, VARIANCE, decode, encode
 
 NAMES = ("matrix", "gain", "scalar")
@@ -120,18 +121,45 @@ def test_it_goes_on_from_moments_and_the_number_of_updates() -> None:
     assert all(torch.equal(straight[name], first[name]) for name in NAMES)
 
 
-def test_gradients_are_taken_one_at_a_time() -> None:
-    parameters = tensors(0)
-    before = {name: value.clone() for name, value in parameters.items()}
+@pytest.mark.parametrize("limit", [600, 5000])
+def test_groups_change_nothing(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of parameters of two dtypes, with both kinds of moments, some decaying, in groups of several and of one."""
+    generator = torch.Generator().manual_seed(0)
+    dtypes = {f"{dtype}/{side}": dtype for dtype in (torch.float16, torch.float32) for side in (3, 20, 5, 1, 30)}
+    shapes = {name: (int(name.split("/")[1]), 11) for name in dtypes}
+    narrow, decayed = [name for name in dtypes if name[-1] != "5"], [name for name in dtypes if name[-1] != "3"]
+
+    def trained(limit: int) -> dict[str, Tensor]:
+        generator.manual_seed(0)
+        monkeypatch.setitem(GROUPED, "cpu", limit)
+        parameters = {name: torch.randn(shapes[name], generator=generator).to(dtypes[name]) for name in dtypes}
+        optimizer = AdamW(parameters, narrow, decayed, 0.1)
+        for _ in range(3):
+            optimizer.step([(name, torch.randn(shapes[name], generator=generator)) for name in dtypes], 0.01)
+        moments = {f"{kind} {name}": value for kind, all in optimizer.moments.items() for name, value in all.items()}
+        return {**parameters, **moments}
+
+    grouped, alone = trained(limit), trained(0)
+    assert all(torch.equal(value, alone[name]) for name, value in grouped.items())
+
+
+def test_no_more_gradients_than_a_group_and_the_next_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(GROUPED, "cpu", 20)
+    parameters = {str(number): torch.zeros(size) for number, size in enumerate((8, 12, 1, 30, 5, 15, 1))}
+    held: list[weakref.ref[Tensor]] = []
+    most = []
 
     def gradients() -> Iterator[tuple[str, Tensor]]:
-        for number, (name, gradient) in enumerate(tensors(1).items()):
-            changed = [each for each in NAMES if not torch.equal(parameters[each], before[each])]
-            assert changed == list(NAMES[:number])  # all before this one are done, none after it
+        for name, value in parameters.items():
+            gradient = torch.ones(value.shape)
+            held.append(weakref.ref(gradient))
+            most.append([int(other.numel()) for other in (ref() for ref in held) if other is not None])
             yield name, gradient
+            del gradient
 
-    AdamW(parameters, (), NAMES, 0.1).step(gradients(), 0.01)
-    assert not torch.equal(parameters["scalar"], before["scalar"])
+    AdamW(parameters, (), (), 0.0).step(gradients(), 0.01)
+    assert most == [[8], [8, 12], [8, 12, 1], [1, 30], [30, 5], [5, 15], [5, 15, 1]]
+    assert all(value.all() for value in parameters.values())
 
 
 def test_parameters_that_are_not_named_are_not_changed() -> None:

@@ -66,7 +66,7 @@ class Trainer:
         rate = learning_rate(self.step, self._run.training)
         loss = self._backward(batch)
         self._spikes.check(self.step, loss)
-        norm = total_norm(self._optimizer.gradients)
+        norm = float(total_norm(self._optimizer.gradients))
         if not isfinite(norm):
             raise Diverged(f"the gradient of update {self.step + 1} is {norm}")
         self._optimizer.step(rate)

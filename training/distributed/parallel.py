@@ -94,6 +94,6 @@ def fill(target: Tensor, value: Tensor) -> None:
     target.copy_(value)
 
 
-def total_norm(tensors: Iterable[Tensor]) -> float:
-    """The L2 norm of all tensors together, over all processes. Collective where tensors are sharded."""
-    return float(full(nn.utils.get_total_norm(list(tensors))))
+def total_norm(tensors: Iterable[Tensor]) -> Tensor:
+    """The L2 norm of all tensors together, over all processes, a scalar. Collective where tensors are sharded."""
+    return full(nn.utils.get_total_norm(list(tensors)))

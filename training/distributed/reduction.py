@@ -11,7 +11,7 @@ the blocks (blocks,), by which backward has multiplied the gradients of all thei
 
 from collections.abc import Iterator
 from functools import partial
-from math import inf, sqrt
+from math import inf
 from typing import NamedTuple, Protocol
 
 import torch
@@ -26,9 +26,9 @@ from gesso.training.distributed.sharding import Blocks, Parameters, Spread
 
 
 class Reduced(NamedTuple):
-    """What is known of an update's gradient before it is applied; the same in every process."""
+    """What is known of an update's gradient before it is applied; the same in every process. On the device."""
 
-    norm: float  # of the unscaled gradient; inf where any part of it is not finite
+    norm: Tensor  # of the unscaled gradient, a float64 scalar; inf where any part of it is not finite
     finite: Tensor  # bool (blocks,): whether all gradients of a block are
 
 
@@ -66,25 +66,29 @@ class Common:
 
     def __init__(self, blocks: Blocks, spread: Spread, group: Group, scales: Tensor) -> None:
         self._blocks, self._spread, self._group, self._scales = blocks.blocks, spread, group, scales
-        self._matrices, self._replicated = blocks.matrices, blocks.replicated
+        self._matrices, self._replicated, self._outside = blocks.matrices, blocks.replicated, blocks.outside
         self._owners = {name: k for k, block in enumerate(blocks.blocks) for name in (*block.matrices, *block.others)}
         self._bucket, self._views = build_bucket(self._replicated)
+        sizes = [sum(value.numel() for value in block.others.values()) for block in blocks.blocks]
+        self._sizes, self._inside = torch.tensor(sizes, device=self._bucket.device), sum(sizes)
         outside, names = len(blocks.blocks), (*self._matrices, *self._replicated)
         self._rows = torch.tensor([self._owners.get(name, outside) for name in names], device=self._bucket.device)
         self._clear()
 
     def _clear(self) -> None:
-        """Frees the matrices' gradients, and sets the others' to zero: views of the bucket, to which backward adds."""
+        """Frees the blocks' gradients, and sets the others' to zero: views of the bucket, to which backward adds."""
         self._bucket.zero_()
-        for name, value in self._replicated.items():
-            value.grad = self._views[name]
-        for value in self._matrices.values():
+        for value in (*self._matrices.values(), *self._replicated.values()):
             value.grad = None
+        for name, value in self._outside.items():
+            value.grad = self._views[name]
 
     def _reduce_replicated(self) -> Tensor:
         """Unscales and sums the gradients of the replicated parameters; returns their norms, (parameters,)."""
-        for number, block in enumerate(self._blocks):
-            torch._foreach_div_([self._views[name] for name in block.others], self._scales[number])
+        others = {name: value for block in self._blocks for name, value in block.others.items()}
+        torch._foreach_copy_([self._views[name] for name in others], [gradient_of(value) for value in others.values()])
+        units = torch.repeat_interleave(self._scales, self._sizes, output_size=self._inside)
+        self._bucket[: self._inside].div_(units)
         if self._spread.ordinal is not None:  # DDP has reduced them
             dist.all_reduce(self._bucket)
         return torch.stack(torch._foreach_norm(list(self._views.values())))
@@ -96,8 +100,9 @@ class Common:
         broken = torch.cat([~finite, ~replicated.isfinite()]).float()
         counts = broken.new_zeros(outside + 1).index_add_(0, self._rows, broken)
         total = self._group.total(torch.cat([counts, squared.view(1) / self._spread.replicas]))
-        norm = sqrt(value) if (value := float(total[-1] + replicated.square().sum())) >= 0 else inf
-        return Reduced(inf if total[:-1].any() else norm, total[:outside] == 0)
+        all_squared = total[-1] + replicated.square().sum()
+        whole = (total[:-1].sum() == 0) & (all_squared >= 0)
+        return Reduced(torch.where(whole, all_squared, inf).double().sqrt(), total[:outside] == 0)
 
 
 class PlainReduction(Common):
@@ -105,8 +110,8 @@ class PlainReduction(Common):
 
     def __init__(self, blocks: Blocks, spread: Spread, group: Group, scales: Tensor) -> None:
         super().__init__(blocks, spread, group, scales)
-        half = next(iter(self._matrices.values())).dtype == torch.float16
-        self._divisor, self._sent = float(spread.replicas) if half and spread.ordinal is not None else 1.0, 0
+        self._half = next(iter(self._matrices.values())).dtype == torch.float16
+        self._divisor, self._sent = float(spread.replicas) if self._half and spread.ordinal is not None else 1.0, 0
         if spread.ordinal is not None and spread.replicas > 1:
             for block in blocks.blocks:
                 assert isinstance(block.module, FSDPModule)
@@ -114,12 +119,14 @@ class PlainReduction(Common):
 
     def reduce(self) -> Reduced:
         replicated = self._reduce_replicated()
-        norms = torch.stack(torch._foreach_norm([self._gradient(name) for name in self._matrices], dtype=torch.float32))
-        units = self._scales[self._rows[: len(self._matrices)]] / (self._spread.divisor * self._divisor)
-        return self._agree(norms.isfinite(), (norms / units).square().sum(), replicated)
+        gradients = [gradient_of(value) for value in self._matrices.values()]
+        norms = torch.stack(torch._foreach_norm(gradients, dtype=torch.float32))
+        return self._agree(norms.isfinite(), (norms / self._units()).square().sum(), replicated)
 
     def gradients(self) -> Iterator[tuple[str, Tensor]]:
-        yield from ((name, self._gradient(name).float() / self._unit(name)) for name in self._matrices)
+        for (name, value), unit in zip(self._matrices.items(), self._units().unbind(), strict=True):
+            gradient = gradient_of(value)
+            yield name, gradient.float() / unit if self._half else gradient  # others have units of 1
         yield from self._views.items()
 
     def finish(self, made: bool) -> None:
@@ -140,14 +147,9 @@ class PlainReduction(Common):
         dist.all_reduce(flat.div_(self._divisor), group=self._spread.ordinal)
         self._sent += flat.numel() * flat.element_size()
 
-    def _gradient(self, name: str) -> Tensor:
-        gradient = self._matrices[name].grad
-        assert gradient is not None, name
-        return local([gradient])[0]
-
-    def _unit(self, name: str) -> Tensor:
-        """What a matrix's gradient is multiplied by."""
-        return self._scales[self._owners[name]] / (self._spread.divisor * self._divisor)
+    def _units(self) -> Tensor:
+        """What the gradient of each matrix is multiplied by, (matrices,)."""
+        return self._scales[self._rows[: len(self._matrices)]] / (self._spread.divisor * self._divisor)
 
 
 class PowerReduction(Common):
@@ -193,8 +195,7 @@ class PowerReduction(Common):
 
     def _accumulate(self, name: str, value: Tensor) -> None:
         """Adds a gradient that is finite to its error buffer, and frees it."""
-        assert value.grad is not None, name
-        gradient = local([value.grad])[0].float() * (self._spread.divisor / self._scales[self._owners[name]])
+        gradient = gradient_of(value).float() * (self._spread.divisor / self._scales[self._owners[name]])
         self._finite[name] = whole = finite(gradient)
         self._compressor.accumulate(name, torch.where(whole, gradient, 0.0))
         value.grad = None
@@ -203,6 +204,12 @@ class PowerReduction(Common):
         """Sums over the replicas, in place."""
         for tensor in tensors if self._spread.replicas > 1 else []:
             dist.all_reduce(tensor, group=self._spread.ordinal)
+
+
+def gradient_of(value: Tensor) -> Tensor:
+    """This process's shard of it."""
+    assert value.grad is not None
+    return local([value.grad])[0]
 
 
 def build_bucket(parameters: Parameters) -> tuple[Tensor, dict[str, Tensor]]:

@@ -39,8 +39,9 @@ def ssim(one: Tensor, other: Tensor) -> Tensor:
 
 
 def count_codes(codes: Tensor, vocabulary: int) -> Tensor:
-    """How often each code occurs: int64 (K,)."""
-    return torch.bincount(codes.flatten(), minlength=vocabulary)
+    """How often each code occurs: int64 (K,). Unlike `bincount`, it does not wait for the device."""
+    flat = codes.flatten()
+    return flat.new_zeros(vocabulary).scatter_add_(0, flat, torch.ones_like(flat))
 
 
 def in_use(counts: Tensor) -> int:

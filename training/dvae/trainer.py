@@ -92,11 +92,11 @@ class Trainer:
         Raises Diverged where loss or gradients are not finite, or the loss spikes; the weights are then unchanged.
         """
         now = rates(self.step, self._run.training)
-        terms = self._backward(batch, now.temperature, now.beta)
-        self._spikes.check(self.step, terms[0])
+        means = self._backward(batch, now.temperature, now.beta)
         gradients = self._optimizer.gradients
         self._scale.unscale(local(gradients))
-        norm = total_norm(gradients)
+        *terms, norm = torch.cat([means, total_norm(gradients).view(1)]).tolist()  # the one wait for the device
+        self._spikes.check(self.step, terms[0])
         if self._scale.step(isfinite(norm)):
             self._optimizer.step(now.learning_rate)
         elif self._scale.exhausted:
@@ -158,10 +158,10 @@ class Trainer:
         if self._group.rank == 0:  # the counts of all processes
             self._counts.copy_(state["counts"])
 
-    def _backward(self, batch: Batch, temperature: float, beta: float) -> list[float]:
-        """Gradients of the batch, part by part; loss, nll and kl, means over all processes' pictures."""
+    def _backward(self, batch: Batch, temperature: float, beta: float) -> Tensor:
+        """Gradients of the batch, part by part; loss, nll and kl, means over all processes' pictures: float32 (3,)."""
         parts, device = self._run.compute.accumulate, self._group.device
-        scalars = [torch.tensor(value, device=device) for value in (temperature, beta)]
+        scalars = [torch.full((), value, device=device) for value in (temperature, beta)]
         total, size = torch.zeros(3, device=device), len(batch.keys) // parts
         shape = (self._run.dvae.grid, self._run.dvae.grid, self._run.dvae.vocabulary)
         self._optimizer.zero_grad()
@@ -170,11 +170,11 @@ class Trainer:
             samples = (self._run.training.seed, batch.epochs[part], batch.keys[part])
             noise = exponential("gumbel", *samples, shape, device)
             with gradient_sync(self._parallel, self._blocks, last=number == parts - 1):
-                terms = self._parallel(batch.pixels[part].to(device), noise, *scalars)
+                terms = self._parallel(batch.pixels[part].to(device, non_blocking=True), noise, *scalars)
                 self._scale.scale(terms.loss / parts).backward()  # type: ignore[no-untyped-call]
             total += torch.stack((terms.loss, terms.nll, terms.kl)).detach() / parts
             self._counts += metrics.count_codes(terms.codes, len(self._counts))
-        return (self._group.total(total) / self._group.size).tolist()
+        return self._group.total(total) / self._group.size
 
 
 def check_batch_size(run: Run, group: Group) -> None:

@@ -71,17 +71,16 @@ class ResblockScales:
         for block, value in zip(blocks, self.values.unbind(), strict=True):
             block.gradient_scale = value if self.dynamic else None
 
-    def step(self, finite: Tensor) -> bool:
+    def step(self, finite: Tensor) -> None:
         """Adjusts the scales; `finite`: bool (blocks,), whether all of a block's gradients are, in every process.
 
-        Returns whether to make the update.
+        The update is made only where all are.
         """
         if self.dynamic:
             divided = ~finite & (self._since >= PAUSE)
             self.values.mul_(torch.where(finite, GROWTH, torch.where(divided, SHRINKAGE, 1.0)))
             self.values.clamp_(LEAST * self._replicas, MOST * self._replicas)
             self._since.add_(1).masked_fill_(divided, 0)
-        return bool(finite.all())
 
     def state(self) -> dict[str, Any]:
         """Scales over the number of replicas, which may be another one on a resume; empty where there are none."""

@@ -93,10 +93,10 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, kind: str, layout: Layout) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     windows = windows_of(kind, layout, SDPA_QUERIES)
     if windows.size == layout.image:
-        return F.scaled_dot_product_attention(q, k, v, _dense_mask(kind, layout, q.device))
+        return F.scaled_dot_product_attention(q, k, v, _sdpa_mask(kind, layout, q.device, q.dtype))
     keys, values = (_with_text(x, layout, windows) for x in (k, v))
     queries = queries_of(q, layout, windows).flatten(0, 1)
-    image = F.scaled_dot_product_attention(queries, keys, values, _sdpa_mask(kind, layout, q.device))
+    image = F.scaled_dot_product_attention(queries, keys, values, _sdpa_mask(kind, layout, q.device, q.dtype))
     out = reordered(torch.unflatten(image, 0, q.shape[:2]).flatten(2, 3), layout, windows)
     return torch.cat([_of_text(q, k, v, layout), out], 2)
 
@@ -115,15 +115,19 @@ def _with_text(x: Tensor, layout: Layout, windows: Windows) -> Tensor:
 
 
 @torch.compiler.assume_constant_result
-def _sdpa_mask(kind: str, layout: Layout, device: torch.device) -> Tensor:
-    """bool (1, n, w, T + back + w)."""
-    return _made_sdpa_mask(kind, Layout(*layout), device)  # torch.compile hands over a plain tuple
+def _sdpa_mask(kind: str, layout: Layout, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """0 where seen, else -inf: (1, n, w, T + back + w), or (L, L) of one window. Each call would make it of bools."""
+    return _made_sdpa_mask(kind, Layout(*layout), device, dtype)  # torch.compile hands over a plain tuple
 
 
 @cache
-def _made_sdpa_mask(kind: str, layout: Layout, device: torch.device) -> Tensor:
-    visible = seen(kind, layout, windows_of(kind, layout, SDPA_QUERIES))
-    return F.pad(visible, (layout.text, 0), value=True)[None].to(device)
+def _made_sdpa_mask(kind: str, layout: Layout, device: torch.device, dtype: torch.dtype) -> Tensor:
+    windows = windows_of(kind, layout, SDPA_QUERIES)
+    if windows.size == layout.image:
+        visible = masks.mask(kind, layout)
+    else:
+        visible = F.pad(seen(kind, layout, windows), (layout.text, 0), value=True)[None]
+    return torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, -torch.inf).to(device)
 
 
 @torch.compiler.disable

@@ -15,6 +15,7 @@ import torch
 
 from gesso.errors import UserError
 from gesso.processes import Group
+from gesso.training.adamw import GROUPED
 from gesso.training.distributed.sharding import shard_count
 from gesso.training.prior.counting import parameters
 from gesso.training.prior.settings import ComputeSettings, PriorConfig, TrainSettings
@@ -22,7 +23,7 @@ from gesso.training.prior.settings import ComputeSettings, PriorConfig, TrainSet
 FLOAT, HALF = 4, 2  # bytes
 ERROR_BYTES = {"1-6-9": HALF, "fp16": HALF, "fp32": FLOAT}
 WIRE_BYTES = {"fp16": HALF, "fp32": FLOAT}
-MATRIX_COPIES = 6  # float32, of a shard in AdamW: gradient, clipped gradient, weight, both moments, root
+MATRIX_COPIES = 6  # float32, of the shards in a group of AdamW: gradient, clipped gradient, weight, both moments, root
 BASIS_COPIES = 3  # float32, of all P: stacked, their reflectors, their basis
 REPLICATED_COPIES = 2  # of a float32 parameter: clipped gradient, root
 
@@ -56,7 +57,7 @@ class Update(NamedTuple):
     """At the peak of reduction and optimizer."""
 
     factors: float  # PowerSGD's P and Q', float32
-    temporaries: float  # of the optimizer for the largest parameter, or of making all P orthonormal
+    temporaries: float  # of the optimizer for the parameters that it updates together, or of making all P orthonormal
 
 
 class Memory(NamedTuple):
@@ -226,9 +227,9 @@ def arriving(setup: Setup) -> float:
 
 def update(setup: Setup) -> Update:
     config, (p, q) = setup.config, factor_sizes(setup)
-    matrix = MATRIX_COPIES * 4 * config.width**2 / setup.shards
+    matrices = MATRIX_COPIES * max(4 * config.width**2 / setup.shards, min(GROUPED["cuda"], setup.matrices))
     largest = REPLICATED_COPIES * max(config.text_ids, config.tokens.codes) * config.width
-    return Update(FLOAT * (p + q), FLOAT * max(matrix, largest, BASIS_COPIES * p))
+    return Update(FLOAT * (p + q), FLOAT * max(matrices, largest, BASIS_COPIES * p))
 
 
 def shard_shapes(setup: Setup) -> list[tuple[int, int]]:

@@ -58,7 +58,8 @@ class Residual(nn.Module):
     def _compute(self, x: Tensor) -> Tensor:
         scale = self.gradient_scale
         if scale is None:
-            return x + self.branch(self.norm(x).to(self.compute)).float()
+            summed: Tensor = x + self.branch(self.norm(x).to(self.compute))  # in float32
+            return summed
         entered = Enter.apply(x, scale)
         out = self.branch(self.norm(entered).to(self.compute)).float()
         return x + Leave.apply(out, scale)
@@ -88,8 +89,8 @@ class Prior(nn.Module):
         """int64 (b, T) ids of captions and (b, N) codes → summed losses of what each position predicts."""
         hidden, last = self.hidden(text, codes), self.config.text_positions - 1
         targets = text[:, 1:]
-        counted = self.counted(targets)
-        text_nll = F.cross_entropy(self.text_logits(hidden[:, :last][counted]), targets[counted], reduction="sum")
+        counted = self.counted(targets).nonzero(as_tuple=True)
+        text_nll = F.cross_entropy(self.text_logits(hidden[counted]), targets[counted], reduction="sum")
         image_logits = self.image_logits(hidden[:, last:-1]).flatten(0, 1)
         return Nll(text_nll, F.cross_entropy(image_logits, codes.flatten(), reduction="sum"))
 
@@ -164,6 +165,6 @@ def normal(like: Tensor, std: float, seed: int) -> Tensor:
     return torch.empty(like.shape, device=like.device).normal_(0.0, std, generator=generator)
 
 
-def loss(nll: Nll, text_tokens: float, image_tokens: float) -> Tensor:
+def loss(nll: Nll, text_tokens: float | Tensor, image_tokens: float | Tensor) -> Tensor:
     """1/8 of the mean over the caption's tokens and 7/8 of that over the image's; the counts are of the full batch."""
     return TEXT_WEIGHT * nll.text / text_tokens + IMAGE_WEIGHT * nll.image / image_tokens

@@ -137,9 +137,9 @@ class Pairs:
     def codes(self, batch: Batch) -> Tensor:
         """The batch's codes on the device, int64 (b, N)."""
         if isinstance(batch, TokenBatch):
-            return batch.codes.to(self._group.device)
+            return batch.codes.to(self._group.device, non_blocking=True)
         assert self._dvae is not None
-        return self._dvae.encode(batch.pixels.to(self._group.device)).flatten(1)
+        return self._dvae.encode(batch.pixels.to(self._group.device, non_blocking=True)).flatten(1)
 
     def validation(self) -> Iterator[Pair]:
         """This process's share of the validation pairs, as many passes in every process; the last may have no pair."""

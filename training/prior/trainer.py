@@ -85,17 +85,20 @@ class Trainer:
         Diverged where the loss is not finite or spikes, and after a hundred skipped updates in a row.
         """
         rate = self._rate.rate(self.step + 1)
-        terms = self._backward(batch)
-        self._spikes.check(self.step, terms["loss"])
+        sums = self._backward(batch)
         reduced = self._reduction.reduce()
-        made = self._scales.step(reduced.finite) and isfinite(reduced.norm)
+        *read, norm = torch.cat([sums, reduced.norm.view(1)]).tolist()  # the one wait for the device
+        terms = mean_losses(*read)
+        self._spikes.check(self.step, terms["loss"])
+        self._scales.step(reduced.finite)
+        made = isfinite(norm)
         if made:
-            factor = min(1.0, self._run.training.clip / max(reduced.norm, EPS))
+            factor = min(1.0, self._run.training.clip / max(norm, EPS))
             self._average.before_change()
             self._optimizer.step(self._reduction.gradients(), rate, factor)
         self._reduction.finish(made)
         self._count(made, batch)
-        return {**terms, "learning_rate": rate, "gradient_norm": reduced.norm, **self._traffic()}
+        return {**terms, "learning_rate": rate, "gradient_norm": norm, **self._traffic()}
 
     def interval_metrics(self, reset: bool) -> Values:
         """Skipped updates and captions cut since the run began, the blocks' scales, and where the next batch begins."""
@@ -142,28 +145,25 @@ class Trainer:
         self._reduction.restore({name: local([value])[0] for name, value in tensors.get("error", {}).items()})
         self._truncated = 0 if self._group.rank else state["truncated"]
 
-    def _backward(self, batch: Batch) -> Values:
-        """Gradients of the batch, part by part; the losses, means over all processes' tokens."""
+    def _backward(self, batch: Batch) -> Tensor:
+        """Gradients of the batch, part by part; summed losses of captions and images of all processes, and tokens."""
         parts, device = self._run.compute.accumulate, self._group.device
-        text, codes = batch.text.to(device), self._pairs.codes(batch)
-        text_tokens, image_tokens = self._token_counts(text, codes)
+        text, codes = batch.text.to(device, non_blocking=True), self._pairs.codes(batch)
+        tokens = self._token_counts(text, codes)
         totals, size = torch.zeros(2, device=device), len(text) // parts
         for number in range(parts):
             part = slice(number * size, (number + 1) * size)
             with gradient_sync(self._spread.model, self._roots, last=number == parts - 1):
                 nll = self._spread.model(text[part], codes[part])
-                loss(nll, text_tokens, image_tokens).backward()  # type: ignore[no-untyped-call]
+                loss(nll, *tokens.float()).backward()  # type: ignore[no-untyped-call]
             totals += torch.stack([nll.text, nll.image]).detach()
-        text_sum, image_sum = self._group.total(totals).tolist()
-        text_loss, image_loss = text_sum / text_tokens, image_sum / image_tokens
-        mean = TEXT_WEIGHT * text_loss + IMAGE_WEIGHT * image_loss
-        return {"loss": mean, "text_loss": text_loss, "image_loss": image_loss}
+        return torch.cat([self._group.total(totals).double(), tokens])
 
-    def _token_counts(self, text: Tensor, codes: Tensor) -> list[float]:
-        """Tokens of captions and of images that count in the loss of the full batch."""
+    def _token_counts(self, text: Tensor, codes: Tensor) -> Tensor:
+        """Tokens of captions and of images that count in the loss of the full batch, float64 (2,)."""
         counted = self.prior.counted(text[:, 1:]).sum()
-        counts = torch.stack([counted, counted.new_tensor(codes.numel())]).double()
-        return self._group.total(counts).clamp(min=1).tolist()
+        counts = torch.stack([counted, torch.full_like(counted, codes.numel())]).double()
+        return self._group.total(counts).clamp(min=1)
 
     def _count(self, made: bool, batch: Batch) -> None:
         """Ends an update, made or skipped. Raises Diverged."""
@@ -217,6 +217,13 @@ class Trainer:
     def _load(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
             self._shards[name].copy_(value)
+
+
+def mean_losses(text_sum: float, image_sum: float, text_tokens: float, image_tokens: float) -> Values:
+    """Of an update, over the tokens of all processes."""
+    text_loss, image_loss = text_sum / text_tokens, image_sum / image_tokens
+    mean = TEXT_WEIGHT * text_loss + IMAGE_WEIGHT * image_loss
+    return {"loss": mean, "text_loss": text_loss, "image_loss": image_loss}
 
 
 def build(run: Run, group: Group) -> tuple[Prior, Blocks, Spread]:

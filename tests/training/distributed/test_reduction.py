@@ -71,7 +71,12 @@ def update(group: Group, parallel: str, shards: int, precision: str, rank: int, 
     parameters = dict(model.named_parameters())
     found = {name: full(sharded_like(parameters[name], value)).tolist() for name, value in reduction.gradients()}
     reduction.finish(made=True)
-    return {"norm": reduced.norm, "finite": reduced.finite.tolist(), "gradients": found, "traffic": reduction.traffic()}
+    return {
+        "norm": float(reduced.norm),
+        "finite": reduced.finite.tolist(),
+        "gradients": found,
+        "traffic": reduction.traffic(),
+    }
 
 
 def break_block(model: Prior, number: int) -> None:

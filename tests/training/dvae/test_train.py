@@ -336,8 +336,8 @@ def test_a_loss_that_is_no_number_stops_and_names_the_checkpoint(
 ) -> None:
     backward = Trainer._backward
 
-    def broken(trainer: Trainer, *given: Any) -> list[float]:
-        return [float("nan")] * 3 if trainer.step == 7 else backward(trainer, *given)
+    def broken(trainer: Trainer, *given: Any) -> torch.Tensor:
+        return torch.full((3,), torch.nan) if trainer.step == 7 else backward(trainer, *given)
 
     monkeypatch.setattr(Trainer, "_backward", broken)
     assert run(data, tmp_path) == 2
@@ -356,9 +356,9 @@ def test_a_spike_stops(
     monkeypatch.setattr("gesso.training.spikes.WARMUP", 5)
     backward = Trainer._backward
 
-    def spiking(trainer: Trainer, *given: Any) -> list[float]:
+    def spiking(trainer: Trainer, *given: Any) -> torch.Tensor:
         terms = backward(trainer, *given)
-        return [terms[0] + 3, *terms[1:]] if trainer.step == 7 else terms
+        return terms + torch.tensor([3.0, 0.0, 0.0]) if trainer.step == 7 else terms
 
     monkeypatch.setattr(Trainer, "_backward", spiking)
     assert run(data, tmp_path) == 2
@@ -368,7 +368,7 @@ def test_a_spike_stops(
 def test_gradients_that_are_not_finite_stop(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("gesso.training.dvae.trainer.total_norm", lambda gradients: float("inf"))
+    monkeypatch.setattr("gesso.training.dvae.trainer.total_norm", lambda gradients: torch.tensor(torch.inf))
     assert run(data, tmp_path) == 2
     assert "the gradient of update 1 is inf: there is no checkpoint yet" in capsys.readouterr().err
 
