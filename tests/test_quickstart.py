@@ -64,7 +64,7 @@ def test_quickstart(tmp_path: Path) -> None:
     before = {
         path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.suffix not in (".html", ".js")
     }
-    assert run(out).count("is finished: nothing to do") == 7
+    assert run(out).count("is finished: nothing to do") == 9
     after = {
         path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.suffix not in (".html", ".js")
     }

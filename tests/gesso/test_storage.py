@@ -18,7 +18,7 @@ import pytest
 from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry as registered
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gesso import flags, storage
@@ -406,6 +406,7 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0
 )
 
 
+@settings(deadline=None)  # of files, on a machine that others use, too
 @given(NAMES, NAMES)
 def test_any_name_is_taken_literally(folder: str, name: str) -> None:
     fsspec.register_implementation("store", Store, clobber=True)

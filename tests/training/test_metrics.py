@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
+from tensorboard.summary.writer.event_file_writer import AtomicCounter
 
 from gesso.processes import Group
 from gesso.training import metrics_file
@@ -32,7 +34,9 @@ def test_records_go_to_both_places(tmp_path: Path) -> None:
     assert scalars(tmp_path, "kl") == [(2, 1.0)]
 
 
-def test_a_resumed_run_replaces_what_came_after_its_checkpoint(tmp_path: Path) -> None:
+def test_a_resumed_run_replaces_what_came_after_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorBoard reads files of one second by the number of writers in their process, as text: 10 before 9."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", AtomicCounter(0))
     with MetricsLogger(str(tmp_path), FIRST, 0, 9) as logger:
         for step in (1, 2, 3):
             logger.write(step, {"loss": float(step)})

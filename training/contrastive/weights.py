@@ -72,8 +72,8 @@ def read_run(path: str) -> Contrastive:
 def read_file(path: str) -> Contrastive:
     try:
         with safe_open(path, "pt") as stored:
-            metadata = stored.metadata() or {}
-            config, sha256 = ContrastiveConfig(**json.loads(metadata[KIND])), metadata["tokenizer_sha256"]
+            about = json.loads((stored.metadata() or {})[KIND])
+            config, sha256 = ContrastiveConfig(**about["config"]), about["tokenizer_sha256"]
             tensors = {name: stored.get_tensor(name).float() for name in stored.keys()}  # noqa: SIM118 - no mapping
         model = build(config)
         model.load_state_dict(tensors)
@@ -92,10 +92,13 @@ def with_tokenizer(model: Any, config: ContrastiveConfig, folder: str, sha256: s
 
 
 def packed(opened: Contrastive) -> bytes:
-    """A ranker.safetensors, the same bytes for the same weights. The tokenizer's file must be put beside it."""
+    """A ranker.safetensors, the same bytes for the same weights. The tokenizer's file must be put beside it.
+
+    Its header has one entry: safetensors writes several in any order.
+    """
     tensors = {name: value.cpu().half().contiguous() for name, value in opened.model.state_dict().items()}
-    metadata = {KIND: json.dumps(asdict(opened.config)), "tokenizer_sha256": opened.tokenizer_sha256}
-    return serialise(tensors, metadata)
+    about = {"config": asdict(opened.config), "tokenizer_sha256": opened.tokenizer_sha256}
+    return serialise(tensors, {KIND: json.dumps(about)})
 
 
 def save(opened: Contrastive, path: str) -> None:

@@ -1,9 +1,9 @@
 """Batches of other processes: those of the training's own threads, in their order."""
 
+import multiprocessing
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
-from pathlib import Path
 
 import pytest
 import torch
@@ -76,8 +76,7 @@ def test_a_bug_in_a_process_is_no_mistake_of_the_user() -> None:
         next(from_processes(broken, 1))
 
 
-def test_no_process_stays_behind(split: Split, tmp_path: Path) -> None:
-    import multiprocessing
-
+def test_no_process_stays_behind(split: Split) -> None:
+    before = multiprocessing.active_children()
     batches(split, 2, 2)
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= set(before)

@@ -74,7 +74,7 @@ def gradients(group: Group, parallel: str) -> dict[str, object]:
         after = model(inputs())
     return {
         "gradients": {name: full(value).tolist() for name, value in found.items()},
-        "norm": norm,
+        "norm": float(norm),
         "before": before.tolist(),
         "after": after.tolist(),
         "synced": synced,
