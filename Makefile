@@ -33,7 +33,8 @@ clean-quickstart:
 	rm -rf quickstart
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not browser"
+	$(BIN)/python -m pytest -m browser --numprocesses 0  # alone: beside trainings a browser starves, and hangs
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check
