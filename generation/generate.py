@@ -40,7 +40,6 @@ NO_RANKER = "none"
 GIVEN_ROWS = 15 / 32  # of the picture that is completed (DALL-E paper, figure 2)
 OUTPUTS = "generated"  # the folder of outputs that have no --output
 NAME = 48  # characters of such an output's name
-SCORED = 128  # candidates that are decoded and scored at once
 DIGITS = 6  # of a score
 DESCRIPTION = """\
 Draws pictures of a caption, or of a file of them, and keeps the best. Without --prior by the model that gesso ships.
@@ -181,25 +180,18 @@ class Drawing:
         from gesso.generation.output import Kept
         from gesso.generation.sampler import decode_pictures
 
-        scores = self._scores(caption, codes)
-        order = sorted(range(len(codes)), key=lambda place: -scores[place]) if scores else list(range(len(codes)))
-        best = order[: self.job.candidates.kept]
-        pixels = decode_pictures(self._models, codes[best])
+        kept = self.job.candidates.kept
+        pictures = decode_pictures(self._models, codes if self._ranker else codes[:kept])
+        scores = self._scores(caption, pictures)
+        order = sorted(range(len(pictures)), key=lambda place: -scores[place]) if scores else range(len(pictures))
         return [
-            Kept(picture, self.job.seeds[place], scores[place] if scores else None)
-            for place, picture in zip(best, pixels, strict=True)
+            Kept(pictures[place], self.job.seeds[place], scores[place] if scores else None) for place in order[:kept]
         ], scores
 
-    def _scores(self, caption: str, codes: "torch.Tensor") -> list[float] | None:
+    def _scores(self, caption: str, pictures: "Pixels") -> list[float] | None:
         if not self._ranker:
             return None
-        from gesso.generation.sampler import decode_pictures
-
-        found = list[float]()
-        for start in range(0, len(codes), SCORED):
-            pictures = decode_pictures(self._models, codes[start : start + SCORED])
-            found += self._ranker.scores(caption, pictures).tolist()
-        return [round(score, DIGITS) for score in found]
+        return [round(score, DIGITS) for score in self._ranker.scores(caption, pictures).tolist()]
 
     def _show(self) -> None:
         """The contact sheet, the gain of re-ranking, and generated.json."""
