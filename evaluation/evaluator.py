@@ -114,9 +114,9 @@ def open_models(run: Run, generated: Side, threads: Executor) -> Models:
         inception = open_inception(run.inception, device)
         shared = {INCEPTION: models.of_inception(inception, settings.resize, settings.batch_size, threads)}
         return Models({**shared, **scored(run, generated, device)}, shared, inception.classifier)
-    ranker = opened_ranker(run, device)
-    shared = {EMBEDDINGS: models.of_embeddings(ranker)}
-    return Models({**shared, RANKER: models.of_ranker(ranker)} if generated.captioned else shared, shared, None)
+    compared, scores = models.of_ranker(opened_ranker(run, device))
+    shared = {EMBEDDINGS: compared}
+    return Models({**shared, RANKER: scores} if generated.captioned else shared, shared, None)
 
 
 def scored(run: Run, generated: Side, device: torch.device) -> dict[str, Model]:
@@ -125,7 +125,8 @@ def scored(run: Run, generated: Side, device: torch.device) -> dict[str, Model]:
         return {}
     if not generated.captioned:
         raise UserError(f"--ranker {run.ranker}: {generated.path} has no captions to rate by: leave --ranker out")
-    return {RANKER: models.of_ranker(opened_ranker(run, device))}
+    _, scores = models.of_ranker(opened_ranker(run, device))
+    return {RANKER: scores}
 
 
 def opened_ranker(run: Run, device: torch.device) -> Ranker:

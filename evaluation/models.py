@@ -3,12 +3,14 @@
 torch. n pictures, S side.
 """
 
+from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
 from gesso.evaluation import prepare
 from gesso.evaluation.features import Floats, Model
@@ -31,20 +33,28 @@ def of_inception(inception: Inception, resize: str, batch_size: int, threads: Ex
     return Model({"inception_sha256": inception.sha256, "resize": resize}, rows)
 
 
-def of_embeddings(ranker: "Ranker") -> Model:
-    """Rows are a contrastive model's embeddings of pictures, (n, D)."""
+class Once:
+    """Embeds a list once for as long as nothing else is asked for: radii and models ask for a block's in a row."""
 
-    def rows(pictures: list[Pixels], _captions: list[str]) -> Floats:
-        return np.asarray(ranker.embed_pictures(pictures).cpu().numpy())
+    def __init__(self, embed: Callable[[list[Any]], Tensor]) -> None:
+        self._embed = embed
+        self._last: tuple[list[Any], Tensor] | None = None
 
-    return Model({"embeddings_of": ranker.identity}, rows)
+    def __call__(self, items: list[Any]) -> Tensor:
+        if self._last is None or self._last[0] is not items:
+            self._last = items, self._embed(items)
+        return self._last[1]
 
 
-def of_ranker(ranker: "Ranker") -> Model:
-    """Rows are the cosine similarity of each picture and its caption, (n, 1)."""
+def of_ranker(ranker: "Ranker") -> tuple[Model, Model]:
+    """Its embeddings of pictures, rows (n, D); and their cosine similarities to each one's caption, rows (n, 1)."""
+    pictures, captions = Once(ranker.embed_pictures), Once(ranker.embed_captions)
 
-    def rows(pictures: list[Pixels], captions: list[str]) -> Floats:
-        products = ranker.embed_pictures(pictures) * ranker.embed_captions(captions)
-        return np.asarray(products.sum(1, keepdim=True).cpu().numpy())
+    def embeddings(of: list[Pixels], _captions: list[str]) -> Floats:
+        return np.asarray(pictures(of).cpu().numpy())
 
-    return Model({"ranker": ranker.identity}, rows, takes_captions=True)
+    def cosines(of: list[Pixels], texts: list[str]) -> Floats:
+        return np.asarray((pictures(of) * captions(texts)).sum(1, keepdim=True).cpu().numpy())
+
+    compared = Model({"embeddings_of": ranker.identity}, embeddings)
+    return compared, Model({"ranker": ranker.identity}, cosines, takes_captions=True)
