@@ -6,8 +6,8 @@ from typing import Any
 from gesso.errors import UserError
 from gesso.flags import at_least, finite, flag, one_of, positive
 from gesso.training.settings import LoopSettings, check_seed_and_average
+from gesso.training.tokenizer.settings import POSITIONS
 
-MOST_TEXT = 256  # positions of the tokenizer
 TOWERS = ("vit", "resnet")
 STRIDE = 32  # pixels along a side for one position of a resnet's last stage
 PRECISIONS = ("fp32", "bf16")
@@ -33,8 +33,8 @@ class ContrastiveConfig:
         one_of(TOWERS, tower=self.tower)
         at_least(1, vision_layers=self.vision_layers, text_layers=self.text_layers, dimension=self.dimension)
         at_least(1, head_size=self.head_size, patch_size=self.patch_size)
-        if not 3 <= self.text_positions <= MOST_TEXT:
-            raise UserError(f"--text_positions is {self.text_positions}: give 3 to {MOST_TEXT}")
+        if not 3 <= self.text_positions <= POSITIONS:
+            raise UserError(f"--text_positions is {self.text_positions}: give 3 to {POSITIONS}")
         multiple("image_size", self.image_size, self.patch_size if self.tower == "vit" else STRIDE)
         multiple("text_width", self.text_width, self.head_size)
         multiple("vision_width", self.vision_width, self.head_size if self.tower == "vit" else 2)

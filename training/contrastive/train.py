@@ -26,6 +26,7 @@ from gesso.training.contrastive.settings import (
 )
 from gesso.training.launch import Stop, drive, launch
 from gesso.training.settings import LoopSettings
+from gesso.training.tokenizer.settings import POSITIONS, copy, file_of
 
 if TYPE_CHECKING:
     from gesso.processes import Group
@@ -133,13 +134,12 @@ def open_data(run: Run) -> "tuple[Run, str, Split, Split]":
     from gesso.training.data.shards import file_sha256
     from gesso.training.data.split import open_split
     from gesso.training.tokenizer.bpe import Tokenizer
-    from gesso.training.tokenizer.settings import POSITIONS
 
     kinds.expect(run.data, f"{COMMAND} --data", "export")
     kinds.expect(run.tokenizer, f"{COMMAND} --tokenizer", "tokenizer")
     kinds.check_output(run.output, COMMAND, KIND)
     run = replace(run, model=replace(run.model, texts=Tokenizer.open(run.tokenizer).size - POSITIONS))
-    tokenizer = file_sha256(tokenizer_file(run.tokenizer))
+    tokenizer = file_sha256(file_of(run.tokenizer))
     old = run_record.read(run.output, KIND)
     if old:
         run_record.check_settings(run.output, old["settings"], {**run.record(), "tokenizer_sha256": tokenizer})
@@ -150,12 +150,6 @@ def open_data(run: Run) -> "tuple[Run, str, Split, Split]":
     return run, tokenizer, train, validation
 
 
-def tokenizer_file(path: str) -> str:
-    from gesso.training.tokenizer.settings import FILE
-
-    return path if path.endswith(".json") else storage.join(path, FILE)
-
-
 def data_record(train: "Split", validation: "Split") -> dict[str, Any]:
     return {"train": train.identity(), "validation": validation.identity()}
 
@@ -163,10 +157,8 @@ def data_record(train: "Split", validation: "Split") -> dict[str, Any]:
 def write_record(run: Run, settings: dict[str, Any], trainer: "Trainer", train: "Split", validation: "Split") -> None:
     """run.json, anew each time a run is started or continued, and the tokenizer, which the model is used with."""
     from gesso.training.contrastive.counting import parameters
-    from gesso.training.tokenizer.settings import FILE
 
-    with storage.write_whole(storage.join(run.output, FILE)) as stream:
-        stream.write(storage.read(tokenizer_file(run.tokenizer)))
+    copy(run.tokenizer, run.output)
     run_record.write(
         run.output,
         KIND,

@@ -29,8 +29,7 @@ from gesso.training.prior.settings import (
     TrainSettings,
 )
 from gesso.training.settings import LoopSettings
-from gesso.training.tokenizer.settings import FILE as TOKENIZER
-from gesso.training.tokenizer.settings import file_of
+from gesso.training.tokenizer.settings import copy
 
 if TYPE_CHECKING:
     from gesso.processes import Group
@@ -163,8 +162,7 @@ def write_record(run: Run, settings: dict[str, Any], source: "Source") -> None:
     """run.json, anew each time a run is started or continued; beside it the tokenizer, which `gesso generate` reads."""
     from gesso.training.prior.counting import parameters
 
-    with storage.write_whole(storage.join(run.output, TOKENIZER)) as stream:
-        stream.write(storage.read(file_of(run.tokenizer)))
+    copy(run.tokenizer, run.output)
     run_record.write(
         run.output,
         KIND,

@@ -19,6 +19,12 @@ def file_of(path: str) -> str:
     return path if path.endswith(".json") else storage.join(path, FILE)
 
 
+def copy(path: str, folder: str) -> None:
+    """Puts the tokenizer of a path into a folder, for what was trained with it."""
+    with storage.write_whole(storage.join(folder, FILE)) as stream:
+        stream.write(storage.read(file_of(path)))
+
+
 @dataclass(frozen=True)
 class TokenizerSettings:
     """How a tokenizer is trained."""
