@@ -14,7 +14,7 @@ help:
 	@echo "make clean-quickstart  removes what it made, to begin anew"
 	@echo "make test        the test suite"
 	@echo "make lint        ruff, mypy --strict, and the layers"
-	@echo "make bench       every benchmark, one table each (an hour and a half)"
+	@echo "make bench       every benchmark, one table each (hours)"
 	@echo "make system      Debian packages that some tests and benchmarks drive: Chromium, nginx (asks for root)"
 	@echo "make inception   FID's Inception weights for gesso evaluate and its tests, 87 MB, into .inception/"
 	@echo "make lock        resolve the dependencies anew"
@@ -34,7 +34,7 @@ clean-quickstart:
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -m "not browser"
-	$(BIN)/python -m pytest -m browser --numprocesses 0  # alone: beside trainings a browser starves, and hangs
+	$(BIN)/python -m pytest -m browser --numprocesses 0
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check

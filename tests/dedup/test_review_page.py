@@ -84,6 +84,7 @@ class Page:
     def leave(self) -> None:
         for kind, act in self.heard.items():
             self.tab.remove_listener(kind, act)
+        self.tab.unroute_all()  # the tab serves other tests, also after one that failed
         self.tab.goto("about:blank")
 
     def open(self) -> None:
