@@ -294,9 +294,8 @@ class TestRealNetwork:
         monkeypatch.setattr(evaluator, "open_inception", open_inception)
         return real_inception() if request.param == "real" else write_state(tmp_path, random_state())
 
+    @pytest.mark.parametrize("weights", ["random"], indirect=True)  # torch-fidelity takes no file without a classifier
     def test_figures_of_the_same_files_are_torch_fidelitys(self, tmp_path: Path, weights: str) -> None:
-        if weights.endswith(".pt"):
-            pytest.skip("torch-fidelity takes a state dict, with a classifier")
         generated, reference = sides(tmp_path, 10)
         theirs = torch_fidelity.calculate_metrics(
             input1=generated,
