@@ -38,6 +38,7 @@ class Match(NamedTuple):
     sample: int
     similarity: float
     phash_distance: int | None
+    view: int = 0  # of the reference
 
 
 def metadata_row(sample: Sample, shard: int | None) -> Json:
@@ -102,6 +103,7 @@ def write_overlap(
             "shard": shards[match.sample],
             "similarity": match.similarity,
             "phash_distance": match.phash_distance,
+            "reference_view": match.view,
         }
         for reference, neighbours in sorted(zip(references, found, strict=True))
         for rank, match in enumerate(neighbours, 1)

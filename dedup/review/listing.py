@@ -19,7 +19,7 @@ Ints = npt.NDArray[np.int32]
 
 NO_HASH = -1
 READERS = 16  # blocks of metadata read at a time
-FIELDS = [field for field in METADATA_FIELDS if field.name not in ("sha256", "phash")]
+FIELDS = [field for field in METADATA_FIELDS if field.name not in ("sha256", "phash", "view")]
 COLUMNS = [field.name for field in FIELDS]
 EMPTY = pa.schema(FIELDS).empty_table()
 

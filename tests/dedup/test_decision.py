@@ -35,6 +35,7 @@ def matches(pairs: list[tuple[str, int, str, float]] = PAIRS) -> pa.Table:
             "similarity": similarity,
             "shard": 0,
             "phash_distance": None,
+            "reference_view": 0,
         }
         for key, rank, sample, similarity in pairs
     ]

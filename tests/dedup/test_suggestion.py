@@ -22,7 +22,9 @@ def found(nearest: list[float], sha256: str = "ab") -> Overlap:
         for place, best in enumerate(nearest)
         for rank, similarity in ((1, best), (2, best / 2))
     ]
-    table = pa.Table.from_pylist([{**row, "phash_distance": None} for row in rows], pa.schema(MATCH_FIELDS))
+    table = pa.Table.from_pylist(
+        [{**row, "phash_distance": None, "reference_view": 0} for row in rows], pa.schema(MATCH_FIELDS)
+    )
     return Overlap("data/overlap", {"model": {"name": "detector", "sha256": sha256}}, table)
 
 
