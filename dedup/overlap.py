@@ -22,7 +22,7 @@ from gesso.errors import UserError
 Json = dict[str, Any]
 
 MATCHES = "matches.parquet"
-VIEW = "reference_view"
+VIEW = pa.schema(MATCH_FIELDS).field("reference_view")
 
 
 class Overlap(NamedTuple):
@@ -71,6 +71,6 @@ def read_matches(path: str, sha256: str) -> pa.Table:
     if hashlib.sha256(body).hexdigest() != sha256:
         raise UserError(f"{name} differs from its {MANIFEST}: {again}")
     table = pq.read_table(io.BytesIO(body))
-    if VIEW not in table.column_names:  # written before there were views
+    if VIEW.name not in table.column_names:  # written before there were views
         table = table.append_column(VIEW, pa.array(np.zeros(table.num_rows, np.int32)))
     return table.select([field.name for field in MATCH_FIELDS]).combine_chunks()
