@@ -65,6 +65,7 @@ class Decision:
     when: str
     model: Json
     matches_sha256: str
+    views: int = 1  # of each reference
 
     def __post_init__(self) -> None:
         if not -1 <= self.threshold <= 1:
@@ -115,7 +116,8 @@ def with_threshold(overlap: Overlap, old: Decision | None, threshold: float, who
     """The old verdicts with a new threshold, decided now; the old decision where nothing changes. Raises UserError."""
     if old and (old.threshold, old.who) == (threshold, who):
         return named(old)
-    return named(Decision(threshold, old.overrides if old else (), who, now(), overlap.model, overlap.sha256))
+    overrides = old.overrides if old else ()
+    return named(Decision(threshold, overrides, who, now(), overlap.model, overlap.sha256, overlap.views))
 
 
 def named(decision: Decision) -> Decision:
@@ -135,6 +137,7 @@ def to_json(decision: Decision) -> Json:
         "when": decision.when,
         "model": decision.model,
         "matches_sha256": decision.matches_sha256,
+        "views": decision.views,
     }
 
 
@@ -145,10 +148,11 @@ def from_json(value: Any, source: str, kind: str = KIND) -> Decision:
     for name, kinds in FIELDS.items():
         if not isinstance(value.get(name), kinds) or isinstance(value[name], bool):
             raise UserError(f"{source}: {name} is {value.get(name)!r}: give a decision.json that `gesso review` wrote")
+    views = value.get("views", 1)  # a decision of before there were several does not tell
     try:
         overrides = tuple(sorted(parse_override(item) for item in value["overrides"]))
         rest = {name: value[name] for name in ("who", "when", "model", "matches_sha256")}
-        made = Decision(threshold=float(value["threshold"]), overrides=overrides, **rest)
+        made = Decision(threshold=float(value["threshold"]), overrides=overrides, views=views, **rest)
         return named(made) if kind == KIND else made
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
@@ -191,10 +195,15 @@ def save(overlap: Overlap, decision: Decision) -> str:
 
 
 def checked(decision: Decision, overlap: Overlap, source: str) -> Decision:
-    """The decision itself. Raises UserError where it was made for another model or on other matches."""
+    """The decision itself. Raises UserError where it was made for another model, on other views or other matches."""
     if decision.model != overlap.model:
         theirs, ours = (json.dumps(model, sort_keys=True) for model in (decision.model, overlap.model))
         raise UserError(f"{source} was made for the model {theirs}, but {overlap.path} is of {ours}: decide again")
+    if decision.views != overlap.views:
+        raise UserError(
+            f"{source} was made on references in {decision.views} views, but {overlap.path} has {overlap.views}: "
+            "decide again"
+        )
     if decision.matches_sha256 != overlap.sha256:
         raise UserError(
             f"{source} was made on other matches (sha256 {decision.matches_sha256[:12]}…) than those of "

@@ -9,6 +9,7 @@ import io
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -21,6 +22,7 @@ from gesso.errors import UserError
 Json = dict[str, Any]
 
 MATCHES = "matches.parquet"
+VIEW = pa.schema(MATCH_FIELDS).field("reference_view")
 
 
 class Overlap(NamedTuple):
@@ -33,6 +35,11 @@ class Overlap(NamedTuple):
     @property
     def model(self) -> Json:
         return dict(self.manifest["model"])
+
+    @property
+    def views(self) -> int:
+        """Of each reference; one in matches of before there were several."""
+        return int(self.manifest.get("reference", {}).get("views", 1))
 
     @property
     def sha256(self) -> str:
@@ -63,4 +70,7 @@ def read_matches(path: str, sha256: str) -> pa.Table:
         raise UserError(f"{name} cannot be read ({error.strerror or error}): {again}") from error
     if hashlib.sha256(body).hexdigest() != sha256:
         raise UserError(f"{name} differs from its {MANIFEST}: {again}")
-    return pq.read_table(io.BytesIO(body), columns=[field.name for field in MATCH_FIELDS]).combine_chunks()
+    table = pq.read_table(io.BytesIO(body))
+    if VIEW.name not in table.column_names:  # written before there were views
+        table = table.append_column(VIEW, pa.array(np.zeros(table.num_rows, np.int32)))
+    return table.select([field.name for field in MATCH_FIELDS]).combine_chunks()

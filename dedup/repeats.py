@@ -4,6 +4,9 @@ Rule: samples are visited in the order of their keys; a sample is kept unless on
 similar as the threshold. So every dropped sample is similar to a kept one, and no two kept samples are that similar.
 (Connected components of similar pairs would also drop samples that are similar to no kept one.) The result depends on
 the keys and the similar pairs alone.
+
+Of samples with several views the similarity is the maximum over the pairs of rows of which at least one is a whole
+picture: one may be a crop of the other, but two that share a part are no repeats.
 """
 
 from collections.abc import Callable
@@ -13,53 +16,71 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from gesso.dataset.embeddings import Chunk, Embeddings, read_ahead, read_vectors
+from gesso.dataset.embeddings import Chunk, Embeddings, read_ahead, read_vectors, view_numbers
 from gesso.dataset.schemas import DROP_FIELDS
 from gesso.dedup import nearest
+from gesso.dedup.views import WHOLE
 
 EXACT, NEAR = "repeat_exact", "repeat_near"
-# A pair of rows, numbered through all blocks of the dataset.
+# A pair of samples, numbered through all blocks of the dataset.
 PAIR = np.dtype([("one", "i8"), ("other", "i8"), ("similarity", "f4")])
 
 Keys = npt.NDArray[np.bytes_]
+Indexes = npt.NDArray[np.int64]
 PairArray = npt.NDArray[np.void]  # of PAIR
 
 
 class Drops(NamedTuple):
-    """Dropped rows, and for each the kept row and their similarity."""
+    """Dropped samples, and for each the kept one and their similarity."""
 
     dropped: npt.NDArray[np.int64]
     kept: npt.NDArray[np.int64]
     similarity: npt.NDArray[np.float32]
 
 
-def chunk_rows(chunk: Chunk) -> int:
-    return sum(part.stop - part.start for part in chunk)
-
-
-def pairs_to_compare(tiles: list[Chunk]) -> int:
-    """The number of pairs that all tiles compare."""
-    sizes = [chunk_rows(tile) for tile in tiles]
-    return sum(size * sum(sizes[: index + 1]) for index, size in enumerate(sizes))
+def pairs_to_compare(embeddings: Embeddings, tiles: list[Chunk]) -> int:
+    """The number of pairs of rows that all tiles compare."""
+    total = whole = crops = 0
+    for tile in tiles:
+        views = view_numbers(embeddings, tile)
+        here = int((views == WHOLE).sum())
+        whole, crops = whole + here, crops + len(views) - here
+        total += here * (whole + crops) + (len(views) - here) * whole
+    return total
 
 
 def pairs_of_tile(
     embeddings: Embeddings, tiles: list[Chunk], index: int, threshold: float, advance: Callable[[int], None]
 ) -> PairArray:
-    """The pairs of a row of tile `index` and an earlier row of the dataset whose similarity is at least `threshold`.
+    """The pairs of a sample of tile `index` and an earlier one of the dataset whose similarity is at least `threshold`.
 
-    `advance` is called with the number of pairs compared since its last call.
+    `advance` is called with the number of pairs of rows compared since its last call.
     """
-    starts = np.cumsum([0, *map(chunk_rows, tiles)])
-    rows, found = read_vectors(embeddings, tiles[index]), [np.zeros(0, PAIR)]
+    starts = np.cumsum([0, *(len(view_numbers(embeddings, tile)) for tile in tiles[: index + 1])])
+    rows, views = read_vectors(embeddings, tiles[index]), view_numbers(embeddings, tiles[index])
+    whole, crops, found = np.flatnonzero(views == WHOLE), np.flatnonzero(views != WHOLE), [np.zeros(0, PAIR)]
     for number, other in enumerate(read_ahead(embeddings, tiles[: index + 1])):
-        for pairs in nearest.similar_pairs(rows, other.vectors, threshold):
-            found_pairs = np.zeros(len(pairs.left), PAIR)
-            found_pairs["one"], found_pairs["other"] = pairs.left + starts[index], pairs.right + starts[number]
-            found_pairs["similarity"] = pairs.similarity
-            found.append(found_pairs[found_pairs["other"] < found_pairs["one"]])
-        advance(len(rows) * len(other.keys))
-    return np.concatenate(found)
+        for left, right in ((whole, np.arange(len(other.views))), (crops, np.flatnonzero(other.views == WHOLE))):
+            for pairs in nearest.similar_pairs(rows[left], other.vectors[right], threshold):
+                of_rows = starts[index] + left[pairs.left], starts[number] + right[pairs.right]
+                found.append(pairs_of_samples(*of_rows, pairs.similarity, embeddings.views))
+            advance(len(left) * len(right))
+    return best_pairs(np.concatenate(found))
+
+
+def pairs_of_samples(one: Indexes, other: Indexes, similarity: npt.NDArray[np.float32], views: int) -> PairArray:
+    """Pairs of rows as pairs of a sample and an earlier one; without those of a sample and itself."""
+    pairs = np.zeros(len(one), PAIR)
+    pairs["one"], pairs["other"], pairs["similarity"] = one // views, other // views, similarity
+    return pairs[pairs["other"] < pairs["one"]]
+
+
+def best_pairs(pairs: PairArray) -> PairArray:
+    """Each pair of samples once, with its largest similarity."""
+    ordered = pairs[np.lexsort((-pairs["similarity"], pairs["other"], pairs["one"]))]
+    first = np.ones(len(ordered), np.bool_)
+    first[1:] = (ordered["one"][1:] != ordered["one"][:-1]) | (ordered["other"][1:] != ordered["other"][:-1])
+    return ordered[first]
 
 
 def find_drops(keys: Keys, pairs: PairArray) -> Drops:

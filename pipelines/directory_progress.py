@@ -66,7 +66,9 @@ def embeddings(path: str) -> State:
     plan = manifest.read_plan(path)
     total = plan["shards"] if plan else len(markers)
     done = len(markers)
-    return State(done, total, lambda rate: f"{progress.line(done, total, 'shards', rate)} · {images:,} images embedded")
+    views = plan["settings"].get("views", 1) if plan else 1
+    text = f"{images:,} images embedded" + (f" in {views} views each" if views > 1 else "")
+    return State(done, total, lambda rate: f"{progress.line(done, total, 'shards', rate)} · {text}")
 
 
 def search(path: str) -> State:
@@ -83,7 +85,9 @@ def found(manifest: Json) -> str:
     if "dropped" in manifest:
         dropped = " · ".join(f"{reason} {count:,}" for reason, count in manifest["dropped"].items())
         return f"{manifest['samples']:,} samples · {dropped}"
-    return f"{manifest['references']:,} references among {manifest['samples']:,} training pictures"
+    views = manifest["reference"].get("views", 1)
+    in_views = f" in {views} views each" if views > 1 else ""
+    return f"{manifest['references']:,} references{in_views} among {manifest['samples']:,} training pictures"
 
 
 def training(path: str) -> State:

@@ -50,14 +50,16 @@ def write_embeddings(
     source: str = "/raw",
     phash: list[str | None] | None = None,
     model: Row | None = None,
+    views: int = 1,
 ) -> str:
-    """A finished directory: consecutive rows in blocks of `sizes` rows."""
+    """A finished directory: consecutive samples in blocks of `sizes`, with as many rows of `vectors` as views each."""
     hashes = phash or [f"{number:016x}" for number in range(len(keys))]
     shards, start = [], 0
     for index, size in enumerate(sizes):
         shard = index if kind == "shards" else None
-        rows = [row(keys[at], shard, hashes[at]) for at in range(start, start + size)]
-        entry = write_block(folder, index, vectors[start : start + size], rows)
+        samples = [row(keys[at], shard, hashes[at]) for at in range(start, start + size)]
+        rows = [{**sample, "view": view} for sample in samples for view in range(views)]
+        entry = write_block(folder, index, vectors[start * views : (start + size) * views], rows)
         shards.append({"index": index, "count": size, "successes": size, "files": entry})
         start += size
     manifest = {
@@ -67,6 +69,7 @@ def write_embeddings(
         "source": {"kind": kind, "path": source},
         "shards": shards,
         "samples": start,
+        **({"settings": {"views": views}} if views > 1 else {}),
     }
     storage.write_json(str(folder / MANIFEST), manifest)
     return str(folder)

@@ -26,7 +26,7 @@ def write_overlap(folder: Path, shards: str, pairs: Sequence[Pair]) -> str:
     for reference, key, similarity in pairs:
         rank[reference] = rank.get(reference, 0) + 1
         row = {"reference_key": reference, "rank": rank[reference], "uid": key, "similarity": similarity}
-        rows.append({**row, "shard": 0, "phash_distance": None})
+        rows.append({**row, "shard": 0, "phash_distance": None, "reference_view": 0})
     storage.make_parent(str(folder / "matches.parquet"))
     pq.write_table(pa.Table.from_pylist(rows, pa.schema(MATCH_FIELDS)), folder / "matches.parquet")
     source = {"kind": "shards", "path": str(Path(shards).resolve())}

@@ -38,6 +38,7 @@ class Match(NamedTuple):
     sample: int
     similarity: float
     phash_distance: int | None
+    view: int = 0  # of the reference
 
 
 def metadata_row(sample: Sample, shard: int | None) -> Json:
@@ -48,16 +49,17 @@ def metadata_row(sample: Sample, shard: int | None) -> Json:
     return {**named, "shard": shard, **size, **(original if shard is not None else {})}
 
 
-def write_embeddings(embeddings: Path, blocks: list[list[Json]], source: Json) -> None:
+def write_embeddings(embeddings: Path, blocks: list[list[Json]], source: Json, views: int = 1) -> None:
     """Metadata and manifest; a review reads nothing else of embeddings."""
     entries = []
-    for index, rows in enumerate(blocks):
-        name = layout.metadata_name(index)
+    for index, samples in enumerate(blocks):
+        name, rows = layout.metadata_name(index), [{**row, "view": view} for row in samples for view in range(views)]
         storage.make_parent(str(embeddings / name))
         pq.write_table(pa.Table.from_pylist(rows, pa.schema(METADATA_FIELDS)), embeddings / name)
         named = {name: {"bytes": (embeddings / name).stat().st_size, "sha256": ""}}
-        entries.append({"index": index, "count": len(rows), "successes": len(rows), "files": named})
+        entries.append({"index": index, "count": len(samples), "successes": len(samples), "files": named})
     manifest = {"format": 1, "kind": "embeddings", "model": MODEL, "source": source, "shards": entries}
+    manifest["settings"] = {"views": views}
     storage.write_json(str(embeddings / layout.MANIFEST), manifest)
 
 
@@ -76,12 +78,12 @@ def write_shards(folder: Path, embeddings: Path, samples: Sequence[Sample], size
     return [place // size for place in range(len(samples))]
 
 
-def write_folder(folder: Path, embeddings: Path, references: Sequence[Sample]) -> None:
+def write_folder(folder: Path, embeddings: Path, references: Sequence[Sample], views: int) -> None:
     folder.mkdir(parents=True)
     for reference in references:
         (folder / f"{reference.key}.jpg").write_bytes(reference.body)
     rows = [metadata_row(item, None) for item in references]
-    write_embeddings(embeddings, [rows], {"kind": "images", "path": str(folder)})
+    write_embeddings(embeddings, [rows], {"kind": "images", "path": str(folder)}, views)
 
 
 def write_overlap(
@@ -90,9 +92,10 @@ def write_overlap(
     samples: Sequence[Sample],
     found: Sequence[Sequence[Match]],
     size: int = 10,
+    views: int = 1,
 ) -> str:
     """`root`/overlap with all that it names: coco/ and coco_embeddings/, raw/ and embeddings/. Returns its path."""
-    write_folder(root / "coco", root / "coco_embeddings", references)
+    write_folder(root / "coco", root / "coco_embeddings", references, views)
     shards = write_shards(root / "raw", root / "embeddings", samples, size)
     rows = [
         {
@@ -102,15 +105,16 @@ def write_overlap(
             "shard": shards[match.sample],
             "similarity": match.similarity,
             "phash_distance": match.phash_distance,
+            "reference_view": match.view,
         }
         for reference, neighbours in sorted(zip(references, found, strict=True))
         for rank, match in enumerate(neighbours, 1)
     ]
     table = pa.Table.from_pylist(rows, pa.schema(MATCH_FIELDS))
-    return write_matches(root, table, len(references), len(samples), max(map(len, found), default=0))
+    return write_matches(root, table, len(references), len(samples), max(map(len, found), default=0), views)
 
 
-def write_matches(root: Path, table: pa.Table, references: int, samples: int, top_k: int) -> str:
+def write_matches(root: Path, table: pa.Table, references: int, samples: int, top_k: int, views: int = 1) -> str:
     overlap = root / "overlap"
     overlap.mkdir()
     pq.write_table(table, overlap / "matches.parquet")
@@ -125,7 +129,7 @@ def write_matches(root: Path, table: pa.Table, references: int, samples: int, to
         "samples": samples,
         "metric": "cosine",
         "training": {"embeddings": str(root / "embeddings"), "source": shards},
-        "reference": {"embeddings": str(root / "coco_embeddings"), "source": images},
+        "reference": {"embeddings": str(root / "coco_embeddings"), "source": images, "views": views},
         "files": {"matches.parquet": {"bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}},
         "versions": {},
     }
@@ -138,8 +142,11 @@ def similarity(place: int, rank: int, references: int) -> float:
     return float(np.float32(0.99 - 0.5 * place / references - 0.02 * rank))
 
 
-def write_tiny(root: Path, references: int = 12, top_k: int = 4) -> str:
-    """Reference `r0007` is the 8th of the page, its neighbours are the samples 7, 8, …; the first pictures are real."""
+def write_tiny(root: Path, references: int = 12, top_k: int = 4, views: int = 1) -> str:
+    """Reference `r0007` is the 8th of the page, its neighbours are the samples 7, 8, …; the first pictures are real.
+
+    Of several views the one that matched has the number of the rank, from 0, and of the place.
+    """
     bodies = [path.read_bytes() for path in REAL[:references]]
     bodies += [picture(number, 60, 40) for number in range(len(bodies), references)]
     captions = [HOSTILE, None, *(f"reference number {number}" for number in range(2, references))]
@@ -150,12 +157,17 @@ def write_tiny(root: Path, references: int = 12, top_k: int = 4) -> str:
     ]
     found = [
         [
-            Match((place + rank) % references, similarity(place, rank, references), distance(place, rank))
+            Match(
+                (place + rank) % references,
+                similarity(place, rank, references),
+                distance(place, rank),
+                (place + rank) % views,
+            )
             for rank in range(top_k)
         ]
         for place in range(references)
     ]
-    return write_overlap(root, shown, samples, found)
+    return write_overlap(root, shown, samples, found, views=views)
 
 
 def distance(place: int, rank: int) -> int | None:

@@ -1,7 +1,7 @@
 """The folder of a review: page, data and thumbnails. Data are scripts, so that the page works from file://. No Beam.
 
     index.html review.css review.js    the page, from this package
-    data/pairs.js                      numbers of every pair, base64 of little-endian arrays
+    data/pairs.js                      numbers of every pair, base64 of little-endian arrays; the views of a reference
     data/texts.js data/uids.js         captions and reference keys for the search; the samples' keys
     data/details/00000.js              metadata of the pictures of CHUNK references each
     session.js                         the current decision or draft, and the suggested threshold
@@ -28,7 +28,7 @@ import pyarrow as pa
 from gesso import storage
 from gesso.dataset.embeddings import open_embeddings
 from gesso.dataset.layout import MANIFEST, PLAN
-from gesso.dedup import decision
+from gesso.dedup import decision, views
 from gesso.dedup.decision import Decision
 from gesso.dedup.overlap import Overlap
 from gesso.dedup.review import thumbnails
@@ -184,6 +184,8 @@ def pair_data(overlap: Overlap, listing: Listing, failed: Mapping[str, dict[int,
         "samples": base64_array(listing.samples, "<i4"),
         "similarity": base64_array(listing.similarity, "<f4"),
         "hashes": base64_array(listing.hashes, "<i4"),
+        "views": [{"name": views.name(view), **box._asdict()} for view, box in enumerate(views.VIEWS[overlap.views])],
+        "matched": base64_array(listing.views, "<i4"),
         "lost": {
             series: {str(number): failed[series][number] for number in sorted(failed[series])} for series in failed
         },

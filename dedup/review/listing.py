@@ -19,7 +19,7 @@ Ints = npt.NDArray[np.int32]
 
 NO_HASH = -1
 READERS = 16  # blocks of metadata read at a time
-FIELDS = [field for field in METADATA_FIELDS if field.name not in ("sha256", "phash")]
+FIELDS = [field for field in METADATA_FIELDS if field.name not in ("sha256", "phash", "view")]
 COLUMNS = [field.name for field in FIELDS]
 EMPTY = pa.schema(FIELDS).empty_table()
 
@@ -32,6 +32,7 @@ class Listing(NamedTuple):
     samples: Ints  # (P,) the pair's sample, as an index of keys
     similarity: npt.NDArray[np.float32]  # (P,)
     hashes: Ints  # (P,) differing bits of the perceptual hashes, or NO_HASH
+    views: Ints  # (P,) the reference's view that matched
     keys: pa.Array  # (S,) keys of the samples, in the order of the page
     shards: pa.Array  # (S,) null for a folder's pictures
 
@@ -60,6 +61,7 @@ def sort_matches(matches: pa.Table) -> Listing:
         samples=numbers.astype(np.int32),
         similarity=similarity[rows],
         hashes=pairs["phash_distance"].fill_null(NO_HASH).to_numpy().astype(np.int32),
+        views=pairs["reference_view"].to_numpy(),
         keys=samples.dictionary,
         shards=pairs["shard"].combine_chunks().take(pa.array(np.unique(numbers, return_index=True)[1])),
     )

@@ -63,6 +63,7 @@ let data; // the value of pairs.js, its arrays unpacked
 let texts; // keys, captions, nearest captions, by item
 let sampleKeys, shards; // by sample
 let N = 0, P = 0, starts, ownerOf, itemOf;
+let matched; // Int32Array, by pair: the view of the reference that is as similar, 0 the whole; null: all are the whole
 let verdicts; // Uint8Array, by pair
 let judgedIn; // Uint16Array: how many pairs of an item are judged
 let threshold = START;
@@ -76,6 +77,8 @@ const done = [], undone = []; // steps
 const pairOf = (item, place) => starts[item] + place;
 const current = () => (view.length ? view[at] : -1);
 const currentPair = () => (view.length ? pairOf(view[at], rank) : -1);
+const viewOf = (pair) => (matched && matched[pair] ? data.views[matched[pair]] : null);
+const matchedText = (pair) => (viewOf(pair) ? `matched: ${viewOf(pair).name}` : "");
 const isDuplicate = (pair) => (verdicts[pair] ? verdicts[pair] === DUPLICATE : data.similarity[pair] >= threshold);
 
 /* ── Consequences of the decision ───────────────────────────────────────────────────────────────────────────────── */
@@ -338,7 +341,8 @@ function makeRow() {
     size: part(`${name} .size`), link: part(`${name} a`), text: part(`${name} .text`), kind: part(`${name} b`),
   });
   const row = {
-    root, place: -1, item: -1, y: -1, placeText: part(".place"), chip: part(".chip"), also: part(".also"), similarity: part(".similarity"),
+    root, place: -1, item: -1, y: -1, placeText: part(".place"), chip: part(".chip"), matched: part(".matched"), also: part(".also"),
+    part: part(".part"), similarity: part(".similarity"),
     hash: part(".hash"), reference: side(".reference"), sample: side(".sample"), ranks: part(".ranks"),
     marks: [null, part(".mark.duplicate"), part(".mark.different")], buttons: [],
   };
@@ -348,6 +352,7 @@ function makeRow() {
     part.image.addEventListener("load", () => part.image.classList.remove("waiting"));
     part.image.addEventListener("error", () => { part.image.hidden = true; part.absent.textContent = "The thumbnail is missing from the folder"; });
   }
+  row.reference.image.addEventListener("load", () => drawPart(row.part, row.reference.image, viewOf(pairOf(row.item, row.place === at ? rank : 0))));
   for (const verdict of [DUPLICATE, DIFFERENT]) row.marks[verdict].addEventListener("click", () => mark(verdict));
   list.append(root);
   return row;
@@ -378,6 +383,8 @@ function drawRow(row, item, place) {
     attr(row.marks[verdict], "tabindex", isCurrent ? 0 : -1);
   }
   drawSide(row.reference, "references", item, texts.keys[item], texts.captions[item], metadata && metadata.references, metadata ? item % data.chunk : -1, isCurrent);
+  put(row.matched, matchedText(pair));
+  drawPart(row.part, row.reference.image, viewOf(pair));
   const sample = data.samples[pair], within = metadata ? pair - starts[item - (item % data.chunk)] : -1;
   const caption = metadata ? metadata.pairs.caption[within] : chosen ? "" : texts.nearest[item];
   put(row.sample.kind, chosen ? `Training, neighbour ${chosen + 1}` : "Training");
@@ -438,6 +445,20 @@ function drawImage(image, series, picture, absent) {
   if (source) image.src = source; else image.removeAttribute("src");
 }
 
+/** Frames a view on its picture, which lies in the middle of its own frame, like the drawing of an SVG. */
+function drawPart(part, image, view) {
+  part.toggleAttribute("hidden", !view || image.hidden || image.classList.contains("waiting"));
+  if (!view) return;
+  const [wide, high] = [image.naturalWidth, image.naturalHeight];
+  attr(part, "viewBox", `0 0 ${wide} ${high}`);
+  for (const rect of part.children) {
+    attr(rect, "x", view.left * wide);
+    attr(rect, "y", view.top * high);
+    attr(rect, "width", (view.right - view.left) * wide);
+    attr(rect, "height", (view.bottom - view.top) * high);
+  }
+}
+
 function drawRanks(row, item, chosen, isCurrent) {
   const count = starts[item + 1] - starts[item];
   while (row.buttons.length < count) row.buttons.push(makeRank(row));
@@ -486,7 +507,7 @@ function isEdge(place) {
 function describe(item, pair, place) {
   const hash = data.hashes[pair] < 0 ? "no hash" : `${data.hashes[pair]} hash bits differ`;
   const other = pair - starts[item] ? `, neighbour ${pair - starts[item] + 1}` : "";
-  return `Pair ${number(place + 1)} of ${number(view.length)}${other}: similarity ${data.similarity[pair].toFixed(4)}, ${hash}, ${stateOf(pair)}. ${texts.captions[item] || texts.keys[item]}`;
+  return `Pair ${number(place + 1)} of ${number(view.length)}${other}: similarity ${data.similarity[pair].toFixed(4)}, ${hash}, ${[stateOf(pair), matchedText(pair)].filter(Boolean).join(", ")}. ${texts.captions[item] || texts.keys[item]}`;
 }
 
 /** The details of an item's chunk, if they are loaded; else loads them, and redraws the rows then. */
@@ -755,7 +776,7 @@ function drawCompare() {
     $(`which-${name}`).textContent = (side ? "Training" : "Reference") + (lost[side] ? " (no picture)" : "");
   }
   const hash = data.hashes[pair] < 0 ? "no hash" : `${data.hashes[pair]} hash bits differ`;
-  $("compare-numbers").textContent = `${number(at + 1)} of ${number(view.length)} · rank ${rank + 1} · similarity ${data.similarity[pair].toFixed(4)} · ${hash}`;
+  $("compare-numbers").textContent = `${number(at + 1)} of ${number(view.length)} · rank ${rank + 1} · similarity ${data.similarity[pair].toFixed(4)} · ${[hash, matchedText(pair)].filter(Boolean).join(" · ")}`;
   drawChip($("compare-chip"), pair);
   const within = pair - starts[item - (item % data.chunk)];
   const caption = metadata ? metadata.pairs.caption[within] : texts.nearest[item];
@@ -783,6 +804,7 @@ function placePictures() {
     image.style.left = `${(box[0] - width) / 2}px`;
     image.style.top = `${(box[1] - height) / 2}px`;
   }
+  drawPart(ground.querySelector(".part"), a, viewOf(currentPair()));
   ground.style.transform = `translate(${compare.x}px, ${compare.y}px) scale(${compare.zoom})`;
 }
 
@@ -830,8 +852,9 @@ function overrides() {
 
 const decision = () => ({
   format: FORMAT, kind: "decision", threshold, overrides: overrides(), who: who(), when: `${new Date().toISOString().slice(0, 19)}+00:00`,
-  model: data.model, matches_sha256: data.matches_sha256,
+  model: data.model, matches_sha256: data.matches_sha256, views: viewsOfReference(),
 });
+const viewsOfReference = () => (data.views ? data.views.length : 1);
 
 /** Saves every change at once; changes during a request are sent together in the next one. */
 function save() {
@@ -948,6 +971,7 @@ const canonical = (value) => JSON.stringify(value, (_, item) => (item && typeof 
 function understand(value) {
   if (!value || !["decision", "decision_draft"].includes(value.kind) || value.format !== FORMAT || !Array.isArray(value.overrides)) throw new Error("This is not a decision.json of gesso review");
   if (canonical(value.model) !== canonical(data.model)) throw new Error(`It was made for another model (${value.model?.name}), not for ${data.model.name}`);
+  if ((value.views ?? 1) !== viewsOfReference()) throw new Error(`It was made on references in ${value.views ?? 1} views, not in ${viewsOfReference()}`);
   if (value.matches_sha256 !== data.matches_sha256) throw new Error("It was made on other matches than these");
   if (typeof value.threshold !== "number" || !(Math.abs(value.threshold) <= 1)) throw new Error(`Its threshold is ${value.threshold}`);
   const read = new Uint8Array(P);
@@ -1109,6 +1133,7 @@ function unpackAll(packed) {
     counts: unpack(packed.counts, Int32Array), samples: unpack(packed.samples, Int32Array),
     similarity: unpack(packed.similarity, Float32Array), hashes: unpack(packed.hashes, Int32Array),
   });
+  matched = packed.matched ? unpack(packed.matched, Int32Array) : null;
   N = data.counts.length;
   P = data.samples.length;
   starts = new Int32Array(N + 1);

@@ -57,9 +57,9 @@ class DecisionStore:
                 raise RequestError(
                     HTTPStatus.CONFLICT, "the decision was changed elsewhere, in another tab or by a command"
                 )
-            model, sha256 = self._overlap.model, self._overlap.sha256
+            found = {"model": self._overlap.model, "matches_sha256": self._overlap.sha256, "views": self._overlap.views}
             kind = KIND if str(change.get("who", "")).strip() else DRAFT_KIND
-            fixed = {"format": 1, "kind": kind, "when": decision.now(), "model": model, "matches_sha256": sha256}
+            fixed = {"format": 1, "kind": kind, "when": decision.now(), **found}
             try:
                 new = decision.from_json({**change, **fixed}, "the page", kind)
                 decision.save(self._overlap, decision.checked(new, self._overlap, "the page"))

@@ -226,8 +226,9 @@ def overlap(decision: Json) -> str:
     reference = decision["reference"]
     source = reference["source"] if reference["source"]["kind"] in KNOWN_SOURCES else {"path": reference["embeddings"]}
     model = ", ".join(f"{name} {value}" for name, value in decision["model"].items() if value is not None)
+    in_views = f" in {reference['views']} views each" if reference.get("views", 1) > 1 else ""
     rows = [
-        ("reference pictures", f"{decision['references']:,}, `{source['path']}`"),
+        ("reference pictures", f"{decision['references']:,}{in_views}, `{source['path']}`"),
         ("model", model),
         ("pairs searched", f"{decision['pairs']:,}"),
         ("threshold (cosine)", f"{decision['threshold']:g}"),

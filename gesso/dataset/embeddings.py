@@ -2,7 +2,9 @@
 
 img_emb/img_emb_00000.npy            float16 (n, d), rows of unit L2 norm
 metadata/metadata_00000.parquet      schemas.METADATA_FIELDS, n rows in the same order
-manifest.json                        model, source, and every block with its files' sizes
+manifest.json                        model, source, settings, and every block with its files' sizes
+
+A sample of V views has V consecutive rows, in the order of the views: row r of a block is view r % V, 0 is the whole.
 
 Without a manifest it may be clip-retrieval's own (clip_retrieval.py), which is read as if it were such a directory.
 """
@@ -42,7 +44,7 @@ ROWS = 1 << 14  # embeddings of a chunk: 32 MiB as float32 in 512 dimensions
 
 
 class Block(NamedTuple):
-    """One file of embeddings and its number of rows."""
+    """One file of embeddings and its number of rows: samples times views."""
 
     shard: int
     rows: int
@@ -60,13 +62,21 @@ Chunk = list[Slice]
 
 
 class Pictures(NamedTuple):
-    """Pictures as the input of a search; every array has one entry for each picture."""
+    """Views of pictures as the input of a search; every array has one entry for each view."""
 
     vectors: npt.NDArray[np.float32]  # (n, d), values that float16 can hold
     keys: npt.NDArray[np.bytes_]  # UTF-8
     shards: npt.NDArray[np.int32]  # NO_SHARD for a folder's picture
     phash: npt.NDArray[np.uint64]
     hashed: npt.NDArray[np.bool_]  # whether it has a perceptual hash
+    views: npt.NDArray[np.int32]  # numbers of the views
+
+    def select(self, kept: npt.NDArray[np.bool_]) -> "Pictures":
+        """Those that are kept; itself where all are."""
+        if kept.all():
+            return self
+        vectors, keys, shards, phash, hashed, views = self
+        return Pictures(vectors[kept], keys[kept], shards[kept], phash[kept], hashed[kept], views[kept])
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,7 @@ class Embeddings:
     sha256: str  # of the manifest; without one, see content_sha256
     blocks: tuple[Block, ...]  # without empty ones, sorted by shard
     files: dict[int, BlockFiles] | None = None  # only of clip-retrieval's own: the files of each block
+    views: int = 1  # of each sample
 
     @property
     def dimension(self) -> int:
@@ -86,7 +97,7 @@ class Embeddings:
 
     @property
     def samples(self) -> int:
-        return sum(block.rows for block in self.blocks)
+        return sum(block.rows for block in self.blocks) // self.views
 
     @property
     def foreign(self) -> bool:
@@ -94,9 +105,10 @@ class Embeddings:
         return self.files is not None
 
     def keys(self) -> npt.NDArray[np.bytes_]:
-        """The keys of all rows, in the order of the blocks, UTF-8."""
+        """The keys of all samples, in the order of the blocks, UTF-8."""
         tables = [self.metadata(block, ["key"]) for block in self.blocks]
-        return np.array([key.encode() for table in tables for key in table["key"].to_pylist()], np.bytes_)
+        keys = [key.encode() for table in tables for key in table["key"].to_pylist()[:: self.views]]
+        return np.array(keys, np.bytes_)
 
     def names(self, block: Block) -> BlockFiles:
         """The paths of a block's two files."""
@@ -170,11 +182,12 @@ def open_embeddings(path: str) -> Embeddings:
         if files:
             return open_foreign(path, files)
     manifest, sha256 = read_manifest(path)
-    blocks = [Block(int(entry["index"]), int(entry["successes"])) for entry in manifest["shards"]]
+    views = int(manifest.get("settings", {}).get("views", 1))
+    blocks = [Block(int(entry["index"]), int(entry["successes"]) * views) for entry in manifest["shards"]]
     check_sizes(path, manifest)
     filled = tuple(sorted(block for block in blocks if block.rows))
     source = identity.with_paths(manifest["source"], partial(identity.resolve, output=path))
-    return Embeddings(path, manifest["model"], source, sha256, filled)
+    return Embeddings(path, manifest["model"], source, sha256, filled, views=views)
 
 
 def open_foreign(path: str, files: dict[int, BlockFiles]) -> Embeddings:
@@ -310,7 +323,13 @@ def read_pictures(embeddings: Embeddings, chunk: Chunk) -> Pictures:
         table["shard"].fill_null(NO_SHARD).to_numpy(),
         phash,
         table["phash"].is_valid().to_numpy(),
+        view_numbers(embeddings, chunk),
     )
+
+
+def view_numbers(embeddings: Embeddings, chunk: Chunk) -> npt.NDArray[np.int32]:
+    """The view of each row of a chunk."""
+    return np.concatenate([np.arange(part.start, part.stop, dtype=np.int32) % embeddings.views for part in chunk])
 
 
 def read_ahead(embeddings: Embeddings, chunks: list[Chunk]) -> Iterator[Pictures]:

@@ -39,6 +39,7 @@ METADATA_FIELDS = (  # row-aligned with a block of embeddings
     pa.field("original_height", pa.int32()),
     pa.field("sha256", pa.string()),
     pa.field("phash", pa.string()),
+    pa.field("view", pa.int32()),  # that was embedded, 0: the whole picture, which all other columns tell of
 )
 # In the tables below a training sample's key is named `uid`: a fixed part of the format.
 MATCH_FIELDS = (  # a reference picture and one of its nearest training pictures
@@ -48,6 +49,7 @@ MATCH_FIELDS = (  # a reference picture and one of its nearest training pictures
     pa.field("shard", pa.int32()),
     pa.field("similarity", pa.float32(), nullable=False),  # cosine
     pa.field("phash_distance", pa.int32()),  # differing bits of 64; null where either has no hash
+    pa.field("reference_view", pa.int32(), nullable=False),  # the reference's view that is as similar, 0: the whole
 )
 DROP_FIELDS = (  # a training sample to leave out
     pa.field("uid", pa.string(), nullable=False),

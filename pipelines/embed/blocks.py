@@ -2,8 +2,8 @@
 
     samples ─ threads: decode, prepare ─▶ batches of fixed composition ─ model ─▶ embeddings in the samples' order
 
-    img_emb/img_emb_00000.npy           float16 (n, D), as clip-retrieval writes them
-    metadata/metadata_00000.parquet     a row for each embedding, in the same order
+    img_emb/img_emb_00000.npy           float16 (n·V, D), as clip-retrieval writes them: V views of each of n samples
+    metadata/metadata_00000.parquet     a row for each embedding, in the same order: a sample's views side by side
     00000_stats.json                    the commit marker, written last: counts, rejected pictures, sizes, checksums
 
 On a CPU each forward pass uses one core and as many run in parallel as there are threads: cores do not wait for each
@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import islice
+from math import ceil
 from time import monotonic, time
 from typing import NamedTuple
 
@@ -33,6 +34,7 @@ from gesso.dataset.schemas import METADATA_FIELDS
 from gesso.dataset.shards import HashingWriter, Row
 from gesso.dedup.models import NO_SCALING, Model, Vectors, open_model
 from gesso.dedup.settings import ModelSettings
+from gesso.dedup.views import VIEWS, crop, smallest_share
 from gesso.errors import Rejected
 from gesso.images import Pixels
 from gesso.pipelines.embed.pictures import Block, Sample
@@ -45,7 +47,7 @@ PYTHON_TYPES = {pa.int32(): int, pa.string(): str}
 
 
 class PreparedSample(NamedTuple):
-    """A picture ready for the model, or the reason why it was rejected."""
+    """A picture's views ready for the model, (V, S, S, 3), or the reason why it was rejected."""
 
     row: Row
     pixels: Pixels | None = None
@@ -56,8 +58,8 @@ class PreparedSample(NamedTuple):
 class EmbeddedSamples(NamedTuple):
     """The results of a batch or of a block: rows and vectors of the successes, and the rejected samples."""
 
-    rows: list[Row]
-    vectors: list[Vectors]
+    rows: list[Row]  # one for each sample
+    vectors: list[Vectors]  # of a batch: (n·V, D)
     rejected: list[Row]  # key, reason, message
 
     def add(self, batch: "EmbeddedSamples") -> None:
@@ -74,7 +76,7 @@ class BlockEmbedder:
 
     def __init__(self, model: ModelSettings, settings: EmbedSettings) -> None:
         self.model = open_model(model)
-        self._batch_size = settings.batch_size
+        self._batch_size, self._views = settings.batch_size, settings.views
         cv2.setNumThreads(1)  # one thread for each picture
         on_cpu = self.model.device.type == "cpu"
         if on_cpu:
@@ -94,7 +96,7 @@ class BlockEmbedder:
             if monotonic() - last_written > PROGRESS_INTERVAL:
                 progress_file.write()
                 last_written = monotonic()
-        written = write_files(output, block.index, result, self.model.dimension)
+        written = write_files(output, block.index, result, self.model.dimension, self._views)
         marker = self._marker(result, written, started)
         storage.write_json(storage.join(output, marker_name(block.index)), marker)
         progress_file.remove()
@@ -115,7 +117,7 @@ class BlockEmbedder:
                 future.cancel()
 
     def _submit(self, batch: list[Sample]) -> "Future[EmbeddedSamples]":
-        decoding = [self._decode_threads.submit(prepare_sample, sample, self.model) for sample in batch]
+        decoding = [self._decode_threads.submit(prepare_sample, sample, self.model, self._views) for sample in batch]
         return self._model_threads.submit(embed_batch, decoding, self.model)
 
     def _marker(self, result: EmbeddedSamples, written: Row, started: float) -> Row:
@@ -135,7 +137,7 @@ class BlockEmbedder:
 
 
 def embed_batch(decoding: "list[Future[PreparedSample]]", model: Model) -> EmbeddedSamples:
-    """Waits for a batch's pictures and embeds those that were not rejected."""
+    """Waits for a batch's pictures and embeds those that were not rejected, each view in a pass of its own."""
     prepared = [future.result() for future in decoding]
     pixels = [item.pixels for item in prepared if item.pixels is not None]
     rejected = [
@@ -143,12 +145,17 @@ def embed_batch(decoding: "list[Future[PreparedSample]]", model: Model) -> Embed
         for item in prepared
         if item.pixels is None
     ]
-    vectors = [model.embed(np.stack(pixels))] if pixels else []
+    vectors = [interleaved([model.embed(view) for view in np.stack(pixels, axis=1)])] if pixels else []
     return EmbeddedSamples([item.row for item in prepared if item.pixels is not None], vectors, rejected)
 
 
-def prepare_sample(sample: Sample, model: Model) -> PreparedSample:
-    """Decodes a sample, turns it upright, prepares it for the model and completes its row."""
+def interleaved(views: list[Vectors]) -> Vectors:
+    """V arrays (n, D), one for each view of n samples → (n·V, D): the views of a sample side by side."""
+    return np.stack(views, axis=1).reshape(-1, views[0].shape[1])
+
+
+def prepare_sample(sample: Sample, model: Model, views: int) -> PreparedSample:
+    """Decodes a sample, turns it upright, prepares its views for the model and completes its row."""
     row = {"key": sample.key, "image_path": sample.image_path}
     try:
         body = sample.read()
@@ -157,14 +164,16 @@ def prepare_sample(sample: Sample, model: Model) -> PreparedSample:
             raise Rejected("too_many_pixels", f"{header.width}×{header.height}: over {MAX_PIXELS:,} pixels")
         fields = metadata_fields(sample.fields)
         # A perceptual hash that is computed here must not depend on the model's image size.
-        decoded = images.decode(body, header, model.min_side if fields["phash"] else NO_SCALING)
+        min_side = ceil(model.min_side / smallest_share(views)) if fields["phash"] else NO_SCALING
+        decoded = images.decode(body, header, min_side)
         pixels = images.upright(decoded, header.orientation)
     except Rejected as rejection:
         return PreparedSample(row, None, rejection.reason, rejection.message)
     fields |= {"width": header.width, "height": header.height}
     fields["sha256"] = fields["sha256"] or hashlib.sha256(body).hexdigest()
     fields["phash"] = fields["phash"] or images.perceptual_hash(pixels)
-    return PreparedSample({**fields, **row}, model.prepare(pixels))
+    prepared = np.stack([model.prepare(crop(pixels, box)) for box in VIEWS[views]])
+    return PreparedSample({**fields, **row}, prepared)
 
 
 def metadata_fields(fields: Row) -> Row:
@@ -175,7 +184,7 @@ def metadata_fields(fields: Row) -> Row:
     }
 
 
-def write_files(output: str, index: int, result: EmbeddedSamples, dimension: int) -> Row:
+def write_files(output: str, index: int, result: EmbeddedSamples, dimension: int, views: int) -> Row:
     """Writes vectors and rows, each under a temporary name until complete; returns sizes and checksums by name."""
     names = (embedding_name(index), metadata_name(index))
     vectors = np.concatenate([np.empty((0, dimension), np.float16), *result.vectors])
@@ -186,5 +195,6 @@ def write_files(output: str, index: int, result: EmbeddedSamples, dimension: int
         np.lib.format.write_array(streams[0], vectors, allow_pickle=False)
         schema = pa.schema(METADATA_FIELDS)
         with pq.ParquetWriter(streams[1], schema, compression="zstd") as writer:
-            writer.write_batch(pa.RecordBatch.from_pylist(result.rows, schema))
+            rows = [{**row, "view": view} for row in result.rows for view in range(views)]
+            writer.write_batch(pa.RecordBatch.from_pylist(rows, schema))
     return {name: stream.summary() for name, stream in zip(names, streams, strict=True)}

@@ -40,6 +40,7 @@ VERSIONED = (
     "timm",
     "torch",
 )
+REFERENCE_VIEWS = 6  # of a folder's pictures, unless --views says otherwise: they are few, shards' are many
 DESCRIPTION = """\
 Computes contrastive embeddings of shards or of a folder of pictures, row-aligned with their metadata.
 
@@ -59,9 +60,10 @@ class Job:
     settings: EmbedSettings
 
     def record(self) -> Json:
-        """plan.json: what decides the bytes of the output; device and threads do not."""
+        """plan.json: what decides the bytes of the output; device and threads do not. One view is not mentioned."""
         identity = {"model" if name == "name" else name: value for name, value in self.identity.items()}
         settings = {**identity, "precision": self.model.precision, "batch_size": self.settings.batch_size}
+        settings |= {"views": self.settings.views} if self.settings.views > 1 else {}
         return {"settings": {"source": self.source.kind, **settings}, "input": self.source.input}
 
     def manifest_head(self) -> Json:
@@ -92,14 +94,28 @@ def build_parser() -> Parser:
         help="directory to write the embeddings to",
     )
     add_flags(parser, "model", ModelSettings)
+    add_views(parser)
     add_flags(parser, "process", EmbedSettings)
     return parser
+
+
+def add_views(parser: Parser) -> None:
+    """--views, whose default depends on the input."""
+    parser.add_argument_group("views").add_argument(
+        "--views",
+        type=int,
+        default=SUPPRESS,
+        metavar="INT",
+        help="views of each picture, a row for each: 1 is the whole, 6 adds five crops of 70%% of each side, 15 also "
+        f"nine of 50%%, which find copies of a part (default: {REFERENCE_VIEWS} with --images, 1 with --shards)",
+    )
 
 
 def main(argv: Sequence[str]) -> int:
     """`gesso embed`: parses, checks, opens the model, runs, and prints the funnel."""
     given, beam_flags = jobs.parse(build_parser(), argv)
-    model, settings = read_flags(given, ModelSettings), read_flags(given, EmbedSettings)
+    views = getattr(given, "views", 1 if given.images is None else REFERENCE_VIEWS)
+    model, settings = read_flags(given, ModelSettings), read_flags(given, EmbedSettings, views=views)
     check_name(model.model)
     check_device(model.device)
     kinds.check_output(given.output, "gesso embed", "embeddings")
@@ -112,8 +128,12 @@ def main(argv: Sequence[str]) -> int:
     with lock(job.output):
         run(job, beam_flags)
     jobs.print_funnel(storage.read_json(storage.join(job.output, layout.MANIFEST))["funnel"])
-    print(f"embeddings in {job.output}; next: gesso match")
+    print(f"embeddings in {job.output}{describe_views(settings.views)}; next: gesso match")
     return 0
+
+
+def describe_views(views: int) -> str:
+    return f", {views} views of each picture" if views > 1 else ""
 
 
 def open_source(given: Namespace) -> "Source":
@@ -144,7 +164,8 @@ def write_or_check_plan(job: Job) -> None:
     """Writes the plan, or checks that the existing one is this job's."""
     plan = manifest.read_plan(job.output)
     if plan:
-        manifest.check_settings(plan, job.record(), job.output)
+        old, new = ({**side, "settings": {"views": 1, **side["settings"]}} for side in (plan, job.record()))
+        manifest.check_settings(old, new, job.output)
         return
     manifest.clear_unfinished_plan(job.output)
     plan = {**job.record(), "shards": len(job.source.blocks)}

@@ -12,7 +12,7 @@ from gesso.dataset import identity, kinds, layout, manifest
 from gesso.dataset.progress import ShardsProgress
 from gesso.flags import Parser, add_flags, at_least, flag, path, read_flags
 from gesso.lock import lock
-from gesso.pipelines import jobs
+from gesso.pipelines import directory_progress, jobs
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -46,9 +46,13 @@ class Job:
     output: str
     training: "Embeddings"
     reference: "Embeddings"
-    references: int  # that are searched for
+    queries: int  # views of references that are searched for
     model: dict[str, Any]
     settings: MatchSettings
+
+    @property
+    def references(self) -> int:
+        return self.queries // self.reference.views
 
     def record(self) -> dict[str, Any]:
         """What decides the result, as plan.json records it."""
@@ -83,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
             jobs.run(lambda pipeline: build(pipeline, job), beam_flags, progress.watch(job.output, read_state))
         parts.remove_parts(job.output)
     manifest = storage.read_json(storage.join(job.output, layout.MANIFEST))
-    print(f"{manifest['references']:,} references among {manifest['samples']:,} training pictures")
+    print(directory_progress.found(manifest))
     for side in ("training", "reference"):
         if left_out := parts.describe_counts(manifest[side].get("left_out", {})):
             print(f"{side}: {left_out}")
@@ -105,12 +109,12 @@ def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
     embeddings.check_comparable(training, reference)
     if assumption := embeddings.assumption(training, reference):
         print(assumption)
-    references, model = len(matches.read_references(reference).keys), embeddings.common_model(training, reference)
-    return Job(given.output, training, reference, references, model, settings), beam_flags
+    queries, model = len(matches.read_references(reference).keys), embeddings.common_model(training, reference)
+    return Job(given.output, training, reference, queries, model, settings), beam_flags
 
 
 def build(pipeline: "beam.Pipeline", job: Job) -> None:
-    """Parts of the training embeddings → every reference's neighbours in each → the nearest of all → files."""
+    """Parts of the training embeddings → neighbours in each of every reference's views → the nearest of all → files."""
     import apache_beam as beam
 
     from gesso.pipelines.match import transforms
@@ -121,7 +125,7 @@ def build(pipeline: "beam.Pipeline", job: Job) -> None:
         | "Parts" >> beam.Create(list(enumerate(transforms.match_parts(job.training))))
         | beam.Reshuffle()
         | "SearchParts" >> beam.ParDo(transforms.SearchParts(job.output, job.training, job.reference, top_k, done))
-        | "Nearest" >> beam.CombineGlobally(transforms.MergeNearest(job.references, top_k))
+        | "Nearest" >> beam.CombineGlobally(transforms.MergeNearest(job.queries, top_k))
         | "Write" >> beam.Map(lambda found: write(job, found))
     )
 
@@ -133,9 +137,9 @@ def write(job: Job, found: "Neighbours") -> None:
     from gesso.dedup.overlap import MATCHES
     from gesso.pipelines.match import parts
 
-    table = matches.matches_table(matches.read_references(job.reference).keys, found)
-    summary = parts.write_table(storage.join(job.output, MATCHES), table)
-    left_out = parts.left_out(job.output)
+    best = matches.best_of_views(matches.read_references(job.reference), found, job.reference.views)
+    summary = parts.write_table(storage.join(job.output, MATCHES), matches.matches_table(best))
+    left_out, reference_left_out = parts.left_out(job.output), dict(job.reference.left_out(all_rows(job.reference)))
     manifest = {
         "format": 1,
         "kind": "matches",
@@ -145,7 +149,7 @@ def write(job: Job, found: "Neighbours") -> None:
         "samples": job.training.samples - sum(left_out.values()),
         "metric": "cosine",
         "training": side_record(job.training, left_out),
-        "reference": side_record(job.reference, dict(job.reference.left_out(all_rows(job.reference)))),
+        "reference": {**side_record(job.reference, reference_left_out), "views": job.reference.views},
         "files": {MATCHES: summary},
         "versions": {name: version(name) for name in VERSIONED},
     }

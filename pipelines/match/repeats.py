@@ -157,7 +157,7 @@ def read_state(job: Job) -> Callable[[], progress.State]:
     from gesso.dedup.repeats import pairs_to_compare
 
     tiles = list(chunks(job.embeddings.blocks))
-    return ShardsProgress(job.output, pairs_to_compare(tiles), "pairs")
+    return ShardsProgress(job.output, pairs_to_compare(job.embeddings, tiles), "pairs")
 
 
 def build(pipeline: "beam.Pipeline", job: Job) -> None:

@@ -57,7 +57,7 @@ def commit_part(
 
 
 class SearchParts(beam.DoFn):
-    """Numbered parts of the training embeddings → the references' nearest neighbours in each.
+    """Numbered parts of the training embeddings → the nearest neighbours in each of every view of the references.
 
     A part that is committed already is read from disk. The references are read once in a process.
     """
@@ -90,8 +90,8 @@ class Shareable:
 class MergeNearest(beam.CombineFn):
     """Merges neighbours (Q, k): the accumulator has a fixed size, the result is exact in any order."""
 
-    def __init__(self, references: int, top_k: int) -> None:
-        self._shape = (references, top_k)
+    def __init__(self, queries: int, top_k: int) -> None:
+        self._shape = (queries, top_k)
 
     def create_accumulator(self) -> nearest.Neighbours:
         return nearest.empty(self._shape)

@@ -148,6 +148,7 @@ def overlap(path: str) -> Chapter | None:
         name_of(path),
         "Overlaps",
         f"For each of {number(len(listing.references))} pictures of the validation set its nearest training picture. "
+        + f"Each was searched in {matches.views} views, the whole and crops. " * (matches.views > 1)
         + said,
         shown,
         page=link(path, "review/index.html"),

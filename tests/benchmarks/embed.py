@@ -94,7 +94,7 @@ def bare(settings: ModelSettings, raw: Path, batch_size: int) -> None:
 
     model = open_model(settings)
     samples = islice(pictures.open_shards(str(raw)).blocks[0].samples(), batch_size)
-    batch = np.stack([prepare_sample(sample, model).pixels for sample in samples])  # type: ignore[arg-type]
+    batch = np.concatenate([prepare_sample(sample, model, 1).pixels for sample in samples])  # type: ignore[arg-type]
     cores = os.cpu_count() or 1
     rates = []
     for threads, passes in ((cores, 1), (1, cores)):

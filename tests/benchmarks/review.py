@@ -76,6 +76,7 @@ def prepare(root: Path, references: int, top_k: int, samples: int) -> overlap.Ov
         "shard": np.zeros(chosen.size, np.int32),
         "similarity": scores.ravel(),
         "phash_distance": random.integers(0, 64, chosen.size, np.int32),
+        "reference_view": np.zeros(chosen.size, np.int32),
     }
     write_metadata(root / "coco_embeddings", names, "images", None)
     write_metadata(root / "embeddings", keys, "shards", 0)

@@ -1,5 +1,6 @@
 """What a decision says, what follows from it, and which files are none."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from gesso.dataset.schemas import MATCH_FIELDS
@@ -35,6 +37,7 @@ def matches(pairs: list[tuple[str, int, str, float]] = PAIRS) -> pa.Table:
             "similarity": similarity,
             "shard": 0,
             "phash_distance": None,
+            "reference_view": 0,
         }
         for key, rank, sample, similarity in pairs
     ]
@@ -146,7 +149,13 @@ class TestFile:
             "when": "2026-11-24T12:00:00+00:00",
             "model": MODEL,
             "matches_sha256": SHA256,
+            "views": 1,
         }
+
+    def test_one_of_before_there_were_views(self) -> None:
+        value = as_json()
+        del value["views"]
+        assert decision.from_json(value, "x.json") == decided(0.75, ("a", "s2", "different"))
 
     def test_verdicts_in_any_order(self) -> None:
         verdicts = as_json()["overrides"] + [{"reference_key": "a", "uid": "s1", "verdict": "duplicate"}]
@@ -200,6 +209,12 @@ class TestOtherMatches:
         with pytest.raises(UserError, match=r'x.json was made for the model .*"ViT-B-32".*: decide again'):
             decision.checked(other, found(), "x.json")
 
+    def test_on_other_views(self) -> None:
+        with pytest.raises(
+            UserError, match=r"x.json was made on references in 6 views, but data/overlap has 1: decide"
+        ):
+            decision.checked(replace(decided(0.5), views=6), found(), "x.json")
+
     def test_of_other_matches(self) -> None:
         with pytest.raises(UserError, match=r"made on other matches .sha256 efefefefefef…. than those of data/overlap"):
             decision.checked(replace(decided(0.5), matches_sha256="ef" * 32), found(), "x.json")
@@ -220,6 +235,10 @@ class TestWithThreshold:
             SHA256,
         )
 
+    def test_on_the_views_of_the_matches(self) -> None:
+        manifest = {**found().manifest, "reference": {"views": 15}}
+        assert decision.with_threshold(found()._replace(manifest=manifest), None, 0.83, "Ada").views == 15
+
     def test_keeps_the_verdicts(self) -> None:
         old = decided(0.5, ("a", "s2", "different"))
         assert decision.with_threshold(found(), old, 0.6, "Bob").overrides == old.overrides
@@ -239,6 +258,23 @@ class TestOverlap:
         assert read.model == MODEL
         assert read.matches.num_rows == 48
         assert read.matches.schema.names == [field.name for field in MATCH_FIELDS]
+
+    def test_views(self, tmp_path: Path) -> None:
+        read = overlap.read(write_tiny(tmp_path, views=6))
+        assert read.views == 6
+        assert read.matches["reference_view"].to_pylist() == [(n // 4 + n % 4) % 6 for n in range(48)]
+
+    def test_matches_of_before_there_were_views(self, tmp_path: Path) -> None:
+        folder = Path(write_tiny(tmp_path))
+        now = overlap.read(str(folder))
+        pq.write_table(now.matches.drop_columns(["reference_view"]), folder / "matches.parquet")
+        manifest = json.loads((folder / "manifest.json").read_text())
+        del manifest["reference"]["views"]
+        body = (folder / "matches.parquet").read_bytes()
+        manifest["files"]["matches.parquet"]["sha256"] = hashlib.sha256(body).hexdigest()
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        read = overlap.read(str(folder))
+        assert (read.views, read.matches) == (1, now.matches)
 
     def test_nothing_there(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="holds no finished matches: give the --output of a finished `gesso match`"):

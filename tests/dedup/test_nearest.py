@@ -23,7 +23,8 @@ def pictures(vectors: Vectors, seed: int = 0, keys: Array | None = None) -> Pict
     named = np.array([f"{number:032x}".encode() for number in rng.permutation(count)]) if keys is None else keys
     shards = (np.arange(count) // 7).astype(np.int32)
     phash = rng.integers(0, 1 << 63, count).astype(np.uint64)
-    return Pictures(vectors.astype(np.float32), named, shards, phash, rng.random(count) < 0.8)
+    hashed, views = rng.random(count) < 0.8, np.zeros(count, np.int32)
+    return Pictures(vectors.astype(np.float32), named, shards, phash, hashed, views)
 
 
 def brute_force(queries: Pictures, training: Pictures, k: int) -> Neighbours:

@@ -17,7 +17,7 @@ import pytest
 
 from gesso import cli, images, storage
 from gesso.dataset.schemas import MATCH_FIELDS
-from gesso.dedup import decision, overlap
+from gesso.dedup import decision, overlap, views
 from gesso.dedup.decision import Override
 from gesso.dedup.review import folder, listing, main, server, thumbnails
 from gesso.errors import UserError
@@ -59,7 +59,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class TestListing:
     def table(self, *rows: tuple[str, int, str, float, int | None]) -> pa.Table:
         names = ("reference_key", "rank", "uid", "similarity", "phash_distance")
-        some = [{**dict(zip(names, row, strict=True)), "shard": 7} for row in rows]
+        some = [{**dict(zip(names, row, strict=True)), "shard": 7, "reference_view": len(row[0])} for row in rows]
         return pa.Table.from_pylist(some, pa.schema(MATCH_FIELDS))
 
     def test_references_by_their_nearest_and_pairs_by_rank(self) -> None:
@@ -68,15 +68,16 @@ class TestListing:
                 ("a", 1, "s2", 0.5, 9),
                 ("a", 2, "s1", 0.25, 1),
                 ("b", 1, "s3", 0.75, None),
-                ("c", 1, "s1", 0.5, 0),
-                ("c", 2, "s3", 0.5, 2),
+                ("cc", 1, "s1", 0.5, 0),
+                ("cc", 2, "s3", 0.5, 2),
             )
         )
-        assert made.references.to_pylist() == ["b", "a", "c"]
+        assert made.references.to_pylist() == ["b", "a", "cc"]
         assert made.counts.tolist() == [1, 2, 2]
         assert made.starts.tolist() == [0, 1, 3]
         assert made.similarity.tolist() == [0.75, 0.5, 0.25, 0.5, 0.5]
         assert made.hashes.tolist() == [listing.NO_HASH, 9, 1, 0, 2]
+        assert made.views.tolist() == [1, 1, 1, 2, 2]
         assert made.keys.to_pylist() == ["s3", "s2", "s1"]
         assert made.samples.tolist() == [0, 1, 2, 2, 0]
         assert made.shards.to_pylist() == [7, 7, 7]
@@ -113,6 +114,17 @@ class TestFolder:
         assert unpacked(pairs["similarity"], "<f4") == expected
         assert unpacked(pairs["hashes"], "<i4")[4:12] == [1, 4, 7, 10, -1, -1, -1, -1]
         assert (pairs["samples_searched"], pairs["distinct"], pairs["matches_sha256"]) == (12, 12, found.sha256)
+
+    def test_views_of_the_references(self, tmp_path: Path) -> None:
+        target = Path(folder.prepare(overlap.read(write_tiny(tmp_path, views=6)), None))
+        pairs = result(target / "data/pairs.js")
+        assert pairs["views"][1] == {"name": "top left 70%", "left": 0, "top": 0, "right": 0.7, "bottom": 0.7}
+        assert [view["name"] for view in pairs["views"]] == [views.name(view) for view in range(6)]
+        assert unpacked(pairs["matched"], "<i4")[:12] == [0, 1, 2, 3, 1, 2, 3, 4, 2, 3, 4, 5]
+        assert result(target / "data/details/00000.js")["references"]["caption"][2:4] == [
+            "reference number 2",
+            "reference number 3",
+        ]
 
     def test_details_are_aligned_with_the_pairs(self, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(folder, "CHUNK", 5)

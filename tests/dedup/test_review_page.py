@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -57,6 +58,14 @@ def parted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [Match((place + rank) % 40, nearest[place] - 0.1 * rank, None) for rank in range(3)] for place in range(40)
     ]
     path = Path(write_overlap(tmp_path_factory.mktemp("parted"), shown, samples, found))
+    folder.prepare(overlap.read(str(path)), None)
+    return path
+
+
+@pytest.fixture(scope="module")
+def in_views(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 references in 6 views, of 4 neighbours: of the first the whole matched, then the crops 1, 2 and 3."""
+    path = Path(write_tiny(tmp_path_factory.mktemp("in_views"), views=6))
     folder.prepare(overlap.read(str(path)), None)
     return path
 
@@ -594,6 +603,7 @@ class TestImport:
         for change, said in (
             ({"model": model}, "It was made for another model (ViT-B-32), not for detector"),
             ({"matches_sha256": "0" * 64}, "It was made on other matches than these"),
+            ({"views": 15}, "It was made on references in 15 views, not in 1"),
             ({"threshold": 7}, "Its threshold is 7"),
             ({"kind": "matches"}, "This is not a decision.json of gesso review"),
             ({"overrides": [stranger]}, "It judges a pair that is not in these matches: r0000, x"),
@@ -628,6 +638,74 @@ class TestCompare:
         page.press("i", "z", "m", "+", "0", "Escape")
         assert page.at == "r0002"
         assert page.kept(lambda kept: len(kept.overrides) == 1)
+
+
+FRAMED = """part => {
+  const image = part.parentElement.querySelector("img"), inner = part.lastElementChild.getBoundingClientRect();
+  const scale = Math.min(image.clientWidth / image.naturalWidth, image.clientHeight / image.naturalHeight);
+  const outer = image.getBoundingClientRect(), size = [image.naturalWidth * scale, image.naturalHeight * scale];
+  const begin = [outer.x + (outer.width - size[0]) / 2, outer.y + (outer.height - size[1]) / 2];
+  const ends = [[inner.left, inner.top], [inner.right, inner.bottom]];
+  return ends.flatMap(([x, y]) => [(x - begin[0]) / size[0], (y - begin[1]) / size[1]]);
+}"""
+
+
+class TestViews:
+    """The view that matched is framed on the reference's picture, and named."""
+
+    def framed(self, page: Page, selector: str) -> list[float]:
+        """Left, top, right and bottom of the frame, in shares of the picture as it is shown."""
+        page.tab.wait_for_selector(f"{selector}:not([hidden])")
+        return [round(float(share), 2) for share in page.tab.locator(selector).first.evaluate(FRAMED)]
+
+    def test_of_each_pair(self, serve: Callable[..., Page], in_views: Path) -> None:
+        page = serve(in_views)
+        assert page.text(".row:focus .matched") == ""
+        assert page.tab.locator(".row:focus .part").is_hidden()
+        page.press("l", "l")
+        assert page.text(".row:focus .matched") == "matched: top right 70%"
+        assert self.framed(page, ".row:focus .part") == [0.3, 0, 1, 0.7]
+        page.press("l")
+        assert self.framed(page, ".row:focus .part") == [0, 0.3, 0.7, 1]
+        assert "duplicate by threshold, matched: bottom left 70%" in page.text("#said")
+        page.press("j")
+        assert self.framed(page, ".row:focus .part") == [0, 0, 0.7, 0.7]
+
+    def test_while_comparing(self, serve: Callable[..., Page], in_views: Path) -> None:
+        page = serve(in_views)
+        page.press("j", " ")
+        assert page.text("#compare-numbers").endswith(" · matched: top left 70%")
+        assert self.framed(page, "#stage .part") == [0, 0, 0.7, 0.7]
+        page.press(" ")
+        assert page.tab.locator("#stage .part").evaluate("part => getComputedStyle(part).visibility") == "hidden"
+
+    def test_a_decision_tells_them(self, serve: Callable[..., Page], in_views: Path) -> None:
+        page = serve(in_views)
+        page.press("d")
+        assert page.kept(lambda kept: len(kept.overrides) == 1).views == 6
+
+    def test_the_word_has_room(self, serve: Callable[..., Page], in_views: Path) -> None:
+        page = serve(in_views)
+        page.press("j")
+        for width in (390, 420, 760, 1000, 2200):
+            page.tab.set_viewport_size({"width": width, "height": 900})
+            cut = "words => words.filter(word => word.scrollWidth > word.clientWidth).map(word => word.textContent)"
+            assert page.tab.locator(".row:not([hidden]) .matched").evaluate_all(cut) == [], width
+        page.tab.set_viewport_size(SIZE)
+
+    def test_a_folder_of_before_there_were_views(
+        self, as_file: Callable[..., Page], small: Path, in_views: Path, tmp_path: Path
+    ) -> None:
+        """Its data say nothing of them; the page is today's."""
+        shutil.copytree(small, tmp_path / "old")
+        pairs = tmp_path / "old/review/data/pairs.js"
+        value = json.loads(pairs.read_text().removeprefix('gesso("pairs",').removesuffix(");\n"))
+        del value["views"], value["matched"]
+        pairs.write_text(f'gesso("pairs",{json.dumps(value)});')
+        page = as_file(tmp_path / "old")
+        assert (page.at, page.text(".row:focus .matched"), page.said) == ("r0000", "", [])
+        page.press("d")
+        page.shows("#saved", "Saved in this browser; Export writes decision.json")
 
 
 class TestAccess:

@@ -15,15 +15,18 @@ from gesso.dedup.review.suggestion import BENCHMARK, SHIPPED_SHA256, Suggestion
 WEIGHTS = Path(__file__).parents[2] / "dedup/weights/detector.safetensors"
 
 
-def found(nearest: list[float], sha256: str = "ab") -> Overlap:
+def found(nearest: list[float], sha256: str = "ab", views: int = 1) -> Overlap:
     """References with these nearest similarities, and a second neighbour each, which has no say."""
     rows = [
         {"reference_key": f"r{place:04d}", "rank": rank, "uid": f"s{rank}", "shard": 0, "similarity": similarity}
         for place, best in enumerate(nearest)
         for rank, similarity in ((1, best), (2, best / 2))
     ]
-    table = pa.Table.from_pylist([{**row, "phash_distance": None} for row in rows], pa.schema(MATCH_FIELDS))
-    return Overlap("data/overlap", {"model": {"name": "detector", "sha256": sha256}}, table)
+    table = pa.Table.from_pylist(
+        [{**row, "phash_distance": None, "reference_view": 0} for row in rows], pa.schema(MATCH_FIELDS)
+    )
+    manifest = {"model": {"name": "detector", "sha256": sha256}, "reference": {"views": views}}
+    return Overlap("data/overlap", manifest, table)
 
 
 def spread(low: float, high: float, count: int) -> list[float]:
@@ -58,10 +61,18 @@ def test_else_the_shipped_detectors_benchmark(nearest: list[float], why: str) ->
     assert none.threshold is None
     assert none.reason.startswith(why)
     shipped = suggestion.suggest(found(nearest, SHIPPED_SHA256))
-    assert shipped.threshold == BENCHMARK
+    assert shipped.threshold == BENCHMARK[1].threshold
     assert shipped.reason == (
         f"{none.reason} In its benchmark the shipped detector found 97% of altered copies here, at 0.1% false matches."
     )
+
+
+@pytest.mark.parametrize("views", [6, 15])
+def test_the_benchmarks_threshold_depends_on_the_views(views: int) -> None:
+    suggested = suggestion.suggest(found([0.5] * 40, SHIPPED_SHA256, views))
+    assert suggested.threshold == BENCHMARK[views].threshold > BENCHMARK[1].threshold
+    found_of = f"the shipped detector found {BENCHMARK[views].found}% of altered copies here in {views} views"
+    assert suggested.reason.endswith(f"In its benchmark {found_of} of each reference, at 0.1% false matches.")
 
 
 def test_the_shipped_detector_is_the_one_that_was_measured() -> None:

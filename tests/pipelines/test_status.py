@@ -92,14 +92,19 @@ class TestKinds:
         write(output, "00001_stats.json", {"count": 2, "successes": 2})
         write(output, "manifest.json", {"kind": "embeddings"})
         assert told(output, capsys) == ["2 of 2 shards (100.0%) · 5 images embedded", "finished"]
+        write(output, "plan.json", {"settings": {"views": 6}, "input": [], "shards": 2})
+        assert told(output, capsys)[0] == "2 of 2 shards (100.0%) · 5 images embedded in 6 views each"
 
     def test_searches(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         begun = write(tmp_path / "begun", "plan.json", {"settings": {"top_k": 8}, "input": []})
         write(tmp_path / "begun", "00000_stats.json", {"count": 4})
         assert told(begun, capsys)[0] == "parts searched: 1"
-        matches = {"kind": "matches", "references": 1234, "samples": 56789}
+        matches = {"kind": "matches", "references": 1234, "samples": 56789, "reference": {}}
         lines = told(write(tmp_path / "matches", "manifest.json", matches), capsys)
         assert lines == ["1,234 references among 56,789 training pictures", "finished"]
+        write(tmp_path / "matches", "manifest.json", {**matches, "reference": {"views": 6}})
+        in_views = "1,234 references in 6 views each among 56,789 training pictures"
+        assert told(tmp_path / "matches", capsys)[0] == in_views
         repeats = {"kind": "repeats", "samples": 5000, "dropped": {"repeat_exact": 12, "repeat_near": 1034}}
         lines = told(write(tmp_path / "repeats", "manifest.json", repeats), capsys)
         assert lines == ["5,000 samples · repeat_exact 12 · repeat_near 1,034", "finished"]

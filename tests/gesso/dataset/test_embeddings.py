@@ -50,10 +50,11 @@ def test_pictures_of_portions(tmp_path: Path) -> None:
     hashes = [None if number == 5 else f"{number + (15 << 60):016x}" for number in range(10)]
     opened = open_embeddings(write(tmp_path, phash=hashes))
     read = list(read_ahead(opened, list(chunks(opened.blocks, 3))))
-    vectors, keys, shards, phash, hashed = (np.concatenate(arrays) for arrays in zip(*read, strict=True))
+    vectors, keys, shards, phash, hashed, views = (np.concatenate(arrays) for arrays in zip(*read, strict=True))
     np.testing.assert_array_equal(vectors, VECTORS.astype(np.float32))
     assert keys.tolist() == [key.encode() for key in KEYS]
     assert shards.tolist() == 4 * [0] + 6 * [2]
+    assert views.tolist() == 10 * [0]
     assert hashed.tolist() == [number != 5 for number in range(10)]
     assert phash.tolist() == [0 if number == 5 else number + (15 << 60) for number in range(10)]
 

@@ -19,9 +19,10 @@ import torch
 
 from gesso import cli, images
 from gesso.dataset.schemas import METADATA_FIELDS
-from gesso.dedup import detector, models
+from gesso.dedup import detector, models, views
 from gesso.dedup.settings import DetectorConfig, ModelSettings
 from gesso.pipelines.embed import blocks
+from gesso.pipelines.embed.pictures import Sample
 from gesso.pipelines.embed.settings import EmbedSettings
 from tests.datasets import picture, write_dataset
 from tests.pipelines.embed.test_pictures import foreign, write_annotations, write_pictures
@@ -177,6 +178,7 @@ class TestShards:
             "original_height": None,
             "sha256": hashlib.sha256(picture(5)).hexdigest(),
             "phash": images.perceptual_hash(pixels),
+            "view": 0,
         }
         assert [row["caption"] for row in rows] == ["first", None]
         assert len(np.load(tmp_path / "out/img_emb/img_emb_00000.npy")) == 2
@@ -210,10 +212,11 @@ class TestFolder:
         rows = pq.read_table(tmp_path / "out/metadata/metadata_00000.parquet").to_pylist()
         told = [[row[name] for name in ("key", "image_path", "shard", "caption", "url")] for row in rows]
         assert told == [
-            ["000000000042", "000000000042.jpg", None, "a rug", "http://c/42"],
-            ["000000000073", "000000000073.jpg", None, None, "http://c/73"],
+            *6 * [["000000000042", "000000000042.jpg", None, "a rug", "http://c/42"]],
+            *6 * [["000000000073", "000000000073.jpg", None, None, "http://c/73"]],
         ]
-        assert [row["sha256"] for row in rows] == [hashlib.sha256(picture(n)).hexdigest() for n in (0, 1)]
+        sums = [hashlib.sha256(picture(n)).hexdigest() for n in (0, 1)]
+        assert [row["sha256"] for row in rows] == [*6 * [sums[0]], *6 * [sums[1]]]
         manifest = json.loads((tmp_path / "out/manifest.json").read_text())
         told = {"kind": "images", "path": f"../{folder.name}", "sha256": manifest["input"][0]["sha256"]}
         assert manifest["source"] == told
@@ -238,9 +241,83 @@ class TestFolder:
         upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "val/b.png", exif=exif)
         assert embed_folder(tmp_path / "val", tmp_path / "out", weights) == 0
         vectors = np.load(tmp_path / "out/img_emb/img_emb_00000.npy")
-        np.testing.assert_array_equal(vectors[0], vectors[1])
+        np.testing.assert_array_equal(vectors[:6], vectors[6:])
         rows = pq.read_table(tmp_path / "out/metadata/metadata_00000.parquet").to_pylist()
         assert {(row["width"], row["height"]) for row in rows} == {(48, 64)}
+
+
+class TestViews:
+    """The rows of a picture's views stand together; all but the vector is the whole picture's."""
+
+    def test_a_folders_pictures_have_six(
+        self, tmp_path: Path, weights: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        folder = write_pictures(tmp_path / "val", "a.jpg", "b.jpg")
+        assert embed_folder(folder, tmp_path / "six", weights) == 0
+        assert "six, 6 views of each picture; next: gesso match" in capsys.readouterr().out
+        rows = pq.read_table(tmp_path / "six/metadata/metadata_00000.parquet").to_pylist()
+        vectors = np.load(tmp_path / "six/img_emb/img_emb_00000.npy")
+        assert [row["view"] for row in rows] == 2 * list(range(6))
+        model = models.open_model(ModelSettings(weights))
+        for number in range(2):
+            pixels = images.decode(picture(number), images.read_header(picture(number)), 1 << 16)
+            own = slice(6 * number, 6 * number + 6)
+            whole = (pixels.shape[1], pixels.shape[0], images.perceptual_hash(pixels))
+            assert {(row["width"], row["height"], row["phash"]) for row in rows[own]} == {whole}
+            for vector, box in zip(vectors[own], views.VIEWS[6], strict=True):
+                alone = model.embed(model.prepare(views.crop(pixels, box))[None])[0]
+                np.testing.assert_allclose(vector.astype(float), alone.astype(float), atol=TOLERANCE)
+        manifest = json.loads((tmp_path / "six/manifest.json").read_text())
+        assert (manifest["settings"]["views"], manifest["samples"]) == (6, 2)
+        assert (manifest["shards"][0]["count"], manifest["shards"][0]["successes"]) == (2, 2)
+        assert manifest["funnel"] == {"rows_read": 2, "success": 2}
+
+    def test_the_whole_is_the_same_with_and_without_others(self, tmp_path: Path, weights: str) -> None:
+        folder = write_pictures(tmp_path / "val", "a.jpg", "b.jpg", "c.jpg")
+        found = {}
+        for count in (1, 6, 15):
+            assert embed_folder(folder, tmp_path / str(count), weights, "--views", str(count)) == 0
+            found[count] = np.load(tmp_path / f"{count}/img_emb/img_emb_00000.npy").reshape(3, count, 16)
+        np.testing.assert_array_equal(found[15][:, :6], found[6])
+        np.testing.assert_array_equal(found[6][:, :1], found[1])
+        assert "views" not in json.loads((tmp_path / "1/manifest.json").read_text())["settings"]
+
+    def test_shards_have_one_unless_it_is_asked_for(
+        self, raw: Path, embedded: Path, weights: str, tmp_path: Path
+    ) -> None:
+        for name in ("plan.json", "manifest.json"):
+            assert "views" not in json.loads((embedded / name).read_text())["settings"]
+        assert embed(raw, tmp_path / "out", weights, "--views", "6") == 0
+        assert json.loads((tmp_path / "out/plan.json").read_text())["settings"]["views"] == 6
+        one, six = (pq.read_table(path / "metadata/metadata_00001.parquet") for path in (embedded, tmp_path / "out"))
+        assert six["key"].to_pylist() == np.repeat(one["key"].to_pylist(), 6).tolist()
+
+    @pytest.mark.parametrize(("count", "least"), [(1, 40), (6, 58), (15, 80)])
+    def test_a_crop_has_the_pixels_that_the_model_needs(self, weights: str, count: int, least: int) -> None:
+        """Decoded with its hash known, a large JPEG is scaled down, but not below what the smallest crop needs."""
+        body = picture(0, 600, 320)
+        model = models.open_model(ModelSettings(weights))
+        sample = Sample("a", "a.jpg", lambda: body, {"phash": 16 * "0"})
+        pixels = images.decode(body, images.read_header(body), least)
+        expected = [model.prepare(views.crop(pixels, box)) for box in views.VIEWS[count]]
+        prepared = blocks.prepare_sample(sample, model, count).pixels
+        assert prepared is not None
+        np.testing.assert_array_equal(prepared, np.stack(expected))
+        assert pixels.shape[0] == {40: 40, 58: 80, 80: 80}[least]
+
+    def test_other_numbers_are_refused(self, tmp_path: Path, weights: str, capsys: pytest.CaptureFixture[str]) -> None:
+        folder = write_pictures(tmp_path / "val", "a.jpg")
+        assert embed_folder(folder, tmp_path / "out", weights, "--views", "5") == 2
+        assert capsys.readouterr().err == "gesso: --views is 5: give 1, 6 or 15\n"
+        assert not (tmp_path / "out").exists()
+
+    def test_begun_with_another_number(
+        self, raw: Path, embedded: Path, weights: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        before = contents(embedded)
+        assert embed(raw, embedded, weights, "--views", "6") == 2
+        assert "views was 1, is 6; give the old ones" in capsys.readouterr().err
+        assert contents(embedded) == before
 
 
 class TestAgain:
@@ -278,7 +355,7 @@ class TestAgain:
 
         class Backwards(blocks.BlockEmbedder):
             def _submit(self, batch: list[pictures.Sample]) -> "Future[blocks.EmbeddedSamples]":
-                decoded = [blocks.prepare_sample(sample, self.model) for sample in reversed(batch)]
+                decoded = [blocks.prepare_sample(sample, self.model, 1) for sample in reversed(batch)]
                 decoding: list[Future[blocks.PreparedSample]] = [Future() for _ in batch]
                 for future, item in zip(reversed(decoding), decoded, strict=True):
                     future.set_result(item)

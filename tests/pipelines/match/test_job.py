@@ -74,7 +74,8 @@ def expected(k: int) -> list[dict[str, Any]]:
         for rank, row in enumerate(best, 1):
             pair = {"reference_key": KEYS[at], "rank": rank, "uid": TRAINING_KEYS[row], "shard": shards[row]}
             distance = None if at == 3 else row.bit_count()
-            rows.append({**pair, "similarity": float(every[at, row]), "phash_distance": distance})
+            pair |= {"similarity": float(every[at, row]), "phash_distance": distance, "reference_view": 0}
+            rows.append(pair)
     return rows
 
 
@@ -97,7 +98,7 @@ def test_the_manifest(matched: Path, sides: tuple[str, str]) -> None:
         "samples": 3000,
         "metric": "cosine",
         "training": told_side(sides[0], {"kind": "shards", "path": "/raw"}),
-        "reference": told_side(sides[1], {"kind": "images", "path": "/coco"}),
+        "reference": {**told_side(sides[1], {"kind": "images", "path": "/coco"}), "views": 1},
         "files": {"matches.parquet": {"bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}},
     }
     assert set(contents(matched)) == {"plan.json", "manifest.json", "matches.parquet"}
@@ -262,7 +263,7 @@ class TestClipRetrieval:
         sides = (self.write(tmp_path / "a", vector, ["t"], [1]), self.write(tmp_path / "b", -vector, ["r"], [1]))
         assert match(sides, tmp_path / "overlap") == 0
         row = pq.read_table(tmp_path / "overlap/matches.parquet").to_pylist()
-        told = {"reference_key": "r", "rank": 1, "uid": "t", "shard": None, "phash_distance": None}
+        told = {"reference_key": "r", "rank": 1, "uid": "t", "shard": None, "phash_distance": None, "reference_view": 0}
         assert row == [{**told, "similarity": pytest.approx(-1, abs=2**-9)}]
 
     def test_many_of_dimension_one(self, tmp_path: Path) -> None:
