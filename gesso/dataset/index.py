@@ -17,9 +17,11 @@ import pyarrow.parquet as pq
 
 from gesso import storage
 from gesso.dataset import identity
+from gesso.dataset.json_values import json_rows
 from gesso.dataset.layout import MANIFEST, PLAN, rows_name
 from gesso.dataset.manifest import read_object
 from gesso.dataset.records import SUCCESS
+from gesso.dataset.shards import json_text
 from gesso.errors import UserError
 from gesso.storage import Found
 
@@ -27,6 +29,7 @@ Json = dict[str, Any]
 
 KIND = "index"
 SUFFIXES = {"jpeg": "jpg", "png": "png", "webp": "webp", "gif": "gif"}  # of a picture's file, by its format
+ROWS = 1024  # that are made text at once
 READ = 16 << 20  # bytes of neighbouring pictures that are read at once
 GAP = 64 << 10  # bytes between two pictures that are read along with them, sooner than asking twice
 PLACES = ("image_offset", "image_bytes")
@@ -86,6 +89,13 @@ def read_taken(path: str, number: int, columns: Sequence[str] | None = None) -> 
     except (pa.ArrowException, KeyError, OSError, ValueError) as error:
         reason = str(error).split("\n")[0]
         raise UserError(f"{name} cannot be read ({reason}): `gesso verify` tells what is damaged") from error
+
+
+def texts(rows: pa.RecordBatch) -> Iterator[tuple[bytes, bytes]]:
+    """Caption and fields of each row as an export writes them: KEY.txt and KEY.json, as a collection has them."""
+    for start in range(0, rows.num_rows, ROWS):
+        for row in json_rows(rows.slice(start, ROWS)):
+            yield row["caption"].encode(), json_text(row)
 
 
 def read_bodies(tar: str, places: Iterable[tuple[int, int]]) -> Iterator[bytes]:

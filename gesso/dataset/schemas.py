@@ -67,7 +67,8 @@ DROP_FIELDS = (  # a training sample to leave out
 )
 RANGE_FIELDS = (  # byte ranges of an exported sample
     pa.field("source_shard", pa.int32(), nullable=False),
-    pa.field("source_offset", pa.int64(), nullable=False),  # of the sample's first header in the source's tar
+    # of the sample's first header in the source's tar; of an index, as the one below, of the picture's data alone
+    pa.field("source_offset", pa.int64(), nullable=False),
     pa.field("source_bytes", pa.int64(), nullable=False),  # up to the next sample
     pa.field("offset", pa.int64(), nullable=False),  # of the sample's first header in its own tar
     pa.field("bytes", pa.int64(), nullable=False),  # up to the next sample

@@ -70,11 +70,6 @@ class Job:
     def dropped(self) -> str | None:
         return storage.join(self.output, DROPPED) if self.drops else None
 
-    @property
-    def sizes(self) -> dict[int, int]:
-        """Bytes of each source shard's tar."""
-        return {shard.number: shard.bytes for shard in self.source.shards}
-
 
 def build_parser() -> Parser:
     parser = Parser("gesso export", DESCRIPTION)
@@ -131,7 +126,7 @@ def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
 
     source = collection.open_collection(given.shards)
     drops = tuple(drop_lists.read(path, source.source_record()) for path in given.drop)
-    fields = shuffle.kept_fields(source.schema())
+    fields = shuffle.kept_fields(source.schema(), source.indexed)
     return Job(given.output, source, drops, fields, fitted(settings, source.samples)), beam_flags
 
 
@@ -214,7 +209,7 @@ def build(pipeline: "beam.Pipeline", job: Job, plan: Json | None, input_info: Js
         targets = shards | transforms.WritePlan(config) | "Targets" >> beam.FlatMap(export.targets)
     else:
         targets = pipeline | "MissingTargets" >> beam.Create(export.missing(job.output, plan))
-    _ = targets | transforms.WriteShards(source, job.output, job.sizes)
+    _ = targets | transforms.WriteShards(job.source.shards, job.output)
 
 
 def print_funnel(plan: Json) -> None:
