@@ -241,7 +241,9 @@ def add_samples(
         counts[reason] += 1
 
 
-def commit(output: str, index: int, written: Row, counts: Counter[str], started: float, ended: float) -> Row:
+def commit(
+    output: str, index: int, written: Row, counts: Counter[str], started: float, ended: float, more: Row | None = None
+) -> Row:
     """Writes and returns the commit marker, in the format of img2dataset's statistics: with it the shard is done."""
     marker = {
         "count": counts.total(),
@@ -252,6 +254,7 @@ def commit(output: str, index: int, written: Row, counts: Counter[str], started:
         "end_time": ended,
         "status_dict": dict(sorted(counts.items())),
         "files": written,
+        **(more or {}),
     }
     storage.write_json(storage.join(output, marker_name(index)), marker)
     return marker
