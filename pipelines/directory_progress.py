@@ -1,5 +1,6 @@
 """How far a directory of each kind is, from its files: a function that reads it at each call. No pyarrow, no torch.
 
+index                       the markers of the tars that the plan counts
 collection, img2dataset     status.CollectionProgress: the plan, markers, progress files
 export, tokens              the markers of both splits
 embeddings                  the markers of the blocks that the plan counts
@@ -40,7 +41,8 @@ def reader(path: str, kind: Kind) -> Reader:
     readers: dict[str, Callable[[str], Reader]] = {
         "export": export.ExportProgress,
         "tokens": export.ExportProgress,
-        "embeddings": lambda path: lambda: embeddings(path),
+        "index": lambda path: lambda: shards(path, "tars", "samples"),
+        "embeddings": lambda path: lambda: shards(path, "shards", "images embedded"),
         "matches": lambda path: lambda: search(path),
         "repeats": lambda path: lambda: search(path),
         "tokenizer": lambda path: lambda: last_file(path, LAST["tokenizer"]),
@@ -59,14 +61,14 @@ def is_finished(path: str, kind: Kind) -> bool:
     return is_written(path, LAST.get(kind.name, MANIFEST))
 
 
-def embeddings(path: str) -> State:
-    """The blocks that are committed, and the images in them."""
+def shards(path: str, unit: str, successes: str) -> State:
+    """The shards, or tars, that are committed, and the successes in them."""
     markers = manifest.committed(path)
-    images = sum(int(marker["successes"]) for marker in markers.values())
+    counted = sum(int(marker["successes"]) for marker in markers.values())
     plan = manifest.read_plan(path)
     total = plan["shards"] if plan else len(markers)
     done = len(markers)
-    return State(done, total, lambda rate: f"{progress.line(done, total, 'shards', rate)} · {images:,} images embedded")
+    return State(done, total, lambda rate: f"{progress.line(done, total, unit, rate)} · {counted:,} {successes}")
 
 
 def search(path: str) -> State:

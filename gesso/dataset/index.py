@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from gesso import storage
 from gesso.dataset import identity
 from gesso.dataset.json_values import json_rows
-from gesso.dataset.layout import MANIFEST, PLAN, rows_name
+from gesso.dataset.layout import MANIFEST, PLAN, marker_name, rows_name
 from gesso.dataset.manifest import read_object
 from gesso.dataset.records import SUCCESS
 from gesso.dataset.shards import json_text
@@ -33,6 +33,7 @@ ROWS = 1024  # that are made text at once
 READ = 16 << 20  # bytes of neighbouring pictures that are read at once
 GAP = 64 << 10  # bytes between two pictures that are read along with them, sooner than asking twice
 PLACES = ("image_offset", "image_bytes")
+NAMES = ("key", "image_format")  # that `image_name` wants
 
 
 def is_index(path: str) -> bool:
@@ -55,6 +56,12 @@ def tars(path: str, manifest: Json) -> dict[int, Found]:
         entry["index"]: Found(identity.resolve(entry["tar"]["path"], path), entry["tar"]["bytes"])
         for entry in manifest["shards"]
     }
+
+
+def tar_of(path: str, number: int) -> Found:
+    """The tar of an indexed shard, by its marker: also where the index is not finished."""
+    tar = storage.read_json(storage.join(path, marker_name(number)))["tar"]
+    return Found(identity.resolve(tar["path"], path), tar["bytes"])
 
 
 def check_tars(path: str, listed: Iterable[Found]) -> None:
