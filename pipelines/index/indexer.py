@@ -61,10 +61,8 @@ def index_tar(output: str, tar: Tar, settings: IndexSettings) -> Row:
     try:
         with ExitStack() as stack:
             tar_input = open_tar(stack, output, tar)
-            rows = count_rows(map(maker.row, iter_samples(tar_input, maker.wanted, skipped)), counts, progress_file)
+            rows = count_rows(iter_rows(tar, tar_input, maker, skipped), counts, progress_file)
             written = write_rows(output, tar.number, rows, index_schema(carried_fields(settings)))
-            read_rest(tar_input)
-            check_size(tar, tar_input)
     except DamagedTar as damage:
         raise UserError(f"{tar.path} {damage}: {REFETCH}") from damage
     told = {"path": identity.hint(tar.place(output), output), "bytes": tar_input.bytes, "sha256": tar_input.sha256()}
@@ -84,7 +82,10 @@ def open_tar(stack: ExitStack, output: str, tar: Tar) -> TarInput:
     return TarInput(Unpacked(stream, tar.compression, target))
 
 
-def check_size(tar: Tar, tar_input: TarInput) -> None:
+def iter_rows(tar: Tar, tar_input: TarInput, maker: RowMaker, skipped: Counter[str]) -> Iterator[Row]:
+    """The rows of a tar, which is read to its end. Raises DamagedTar."""
+    yield from map(maker.row, iter_samples(tar_input, maker.wanted, skipped))
+    read_rest(tar_input)
     if not tar.compression and tar_input.bytes != tar.bytes:
         raise DamagedTar(f"has {tar_input.bytes:,} bytes, not {tar.bytes:,}, since the job began")
 

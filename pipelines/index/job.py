@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from gesso import progress, storage
 from gesso.dataset import identity, kinds, layout, manifest
+from gesso.dataset.progress import IndexProgress
 from gesso.dataset.reasons import meaning
 from gesso.dataset.records import ROWS_READ, SUCCESS
 from gesso.errors import UserError
@@ -139,7 +140,7 @@ def run(job: Job, beam_flags: list[str]) -> None:
     if not todo and storage.exists(storage.join(job.output, layout.MANIFEST)):
         print(f"{job.output} is finished: nothing to do")
         return
-    watching = progress.watch(job.output, lambda: state(job.output, len(job.tars)))
+    watching = progress.watch(job.output, IndexProgress(job.output, len(job.tars)))
     jobs.run(lambda pipeline: build(pipeline, job, todo), beam_flags, watching)
 
 
@@ -164,17 +165,6 @@ def missing(job: Job) -> "list[Tar]":
         return storage.exists(place) and storage.Ranges(place).size == done[tar.number]["tar"]["bytes"]
 
     return [tar for tar in job.tars if not is_done(tar)]
-
-
-def state(output: str, tars: int) -> progress.State:
-    """The tars that are indexed, and the samples so far."""
-    markers = manifest.committed(output)
-    done = sum(marker["count"] for marker in markers.values())
-    done += sum(counts.total() for counts in manifest.progress_counts(output, frozenset(markers)))
-    text = f"{done:,} samples"
-    return progress.State(
-        len(markers), tars, lambda rate: f"{progress.line(len(markers), tars, 'tars', rate)} · {text}"
-    )
 
 
 def build(pipeline: "beam.Pipeline", job: Job, todo: "list[Tar]") -> None:
@@ -241,7 +231,7 @@ def print_left_out(written: Json) -> None:
     for name, text in (
         ("members_dropped", "files of samples that are not carried (--carry ENDING)"),
         ("members_skipped", "members of no sample"),
-        ("values_dropped", "values of another type than their column's, or .json that is no object"),
+        ("values_dropped", "values left out, not of their column's type (--extra_columns NAME:TYPE)"),
     ):
         counts: dict[str, int] = written[name]
         shown = ", ".join(f"{item} {count:,}" for item, count in list(counts.items())[:SHOWN])

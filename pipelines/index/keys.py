@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
@@ -43,16 +44,21 @@ def hash_key(key: str) -> int:
 
 
 def first_repeat(output: str, packed: Iterable[bytes]) -> Repeat | None:
-    """A key of a bucket that two shards hold, the smallest; None where there is none."""
-    hashes = np.sort(np.frombuffer(b"".join(packed), HASH), order=["hash", "shard"])
-    equal = np.flatnonzero(hashes["hash"][1:] == hashes["hash"][:-1])
-    found = (in_both(output, int(hashes["shard"][at]), int(hashes["shard"][at + 1])) for at in equal)
+    """A key that two shards hold, by the hashes of a bucket; None where there is none."""
+    found = (in_both(output, *pair) for pair in suspects(np.frombuffer(b"".join(packed), HASH)))
     return next(filter(None, found), None)
 
 
+def suspects(hashes: Hashes) -> Iterator[tuple[int, int]]:
+    """Pairs of shards in which one hash comes."""
+    hashes = np.sort(hashes, order=["hash", "shard"])
+    repeated = np.unique(hashes["hash"][1:][hashes["hash"][1:] == hashes["hash"][:-1]])
+    starts, ends = (np.searchsorted(hashes["hash"], repeated, side) for side in ("left", "right"))
+    for start, end in zip(starts, ends, strict=True):
+        yield from combinations(np.unique(hashes["shard"][start:end]).tolist(), 2)
+
+
 def in_both(output: str, one: int, other: int) -> Repeat | None:
-    """The smallest key of two shards; None where equal hashes stood for different keys."""
-    if one == other:
-        return None
+    """The smallest key of both shards; None where equal hashes stood for different keys."""
     common = set(read_taken(output, one)) & set(read_taken(output, other))
     return (min(common), one, other) if common else None

@@ -11,7 +11,7 @@ from gesso import images
 from gesso.dataset.records import SUCCESS, status_of
 from gesso.dataset.schemas import INDEX_FIELDS, PLAN_FIELDS, RANGE_FIELDS, ROW_FIELDS
 from gesso.errors import Rejected, UserError
-from gesso.pipelines.index.samples import Picture, Sample
+from gesso.pipelines.index.samples import Picture, Sample, readable
 from gesso.pipelines.index.settings import BY_SHARD, JSON, Carried, IndexSettings, Origin
 
 Row = dict[str, Any]
@@ -50,7 +50,7 @@ class RowMaker:
         self._seen = set[str]()
         self.wanted = frozenset([JSON, *(each.suffix for each in self._captions)])
         self.wanted |= {each.origin.suffix for each in self._carried}
-        self.dropped = Counter[str]()  # members by suffix
+        self.dropped = Counter[str]()  # members of taken samples by suffix
         self.unfitting = Counter[str]()  # values by column: of another type than the column's
 
     def row(self, sample: Sample) -> Row:
@@ -64,11 +64,10 @@ class RowMaker:
             row |= self._picture(sample)
             row["caption"], origin = self._caption(sample, fields)
             row |= {"status": SUCCESS, **_range(sample.picture)}
+            self._count_dropped(sample, origin)
         except Rejected as rejection:
             row |= {"status": status_of(rejection.reason), "reason": rejection.reason}
             row |= {"error_message": rejection.message, "image_format": None}
-            origin = None
-        self._count_dropped(sample, origin)
         return row
 
     def _check_key(self, stored: str, key: str) -> None:
@@ -131,7 +130,8 @@ class RowMaker:
     def _fitting(self, name: str, value: Any, type: pa.DataType) -> Any:
         """The value as one of the type; None where it is none, which is counted."""
         found = fitting(value, type)
-        self.unfitting[name] += found is None and value is not None
+        if found is None and value is not None:
+            self.unfitting[name] += 1
         return found
 
     def _count_dropped(self, sample: Sample, caption: Origin | None) -> None:
@@ -159,19 +159,16 @@ def column_name(carried: Carried) -> str:
 
 def fitting(value: Any, type: pa.DataType) -> Any:
     """The value where it is one of the type, else None: no text becomes a number, and no number a text."""
-    if pa.types.is_floating(type):
-        return _as_float(value)
+    if isinstance(value, bool) or value is None:
+        return value if type == pa.bool_() else None
     if pa.types.is_integer(type):
         bits = type.bit_width - 1
-        return value if _is_int(value) and -(1 << bits) <= value < 1 << bits else None
+        return value if isinstance(value, int) and -(1 << bits) <= value < 1 << bits else None
+    if pa.types.is_floating(type):
+        return _as_float(value)
     if pa.types.is_string(type):
         return value if isinstance(value, str) and _is_encodable(value) else None
-    return value if isinstance(value, bool if pa.types.is_boolean(type) else bytes) else None
-
-
-def readable(key: str) -> str:
-    """A key as UTF-8 can have it: bytes of its name that are none become `\\xe9`."""
-    return key if key.isascii() else key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return value if isinstance(value, bytes) and pa.types.is_binary(type) else None
 
 
 def decoded(body: bytes) -> str:
@@ -202,14 +199,8 @@ def _is_encodable(text: str) -> bool:
     return True
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _as_float(value: Any) -> float | None:
-    if not _is_int(value) and not isinstance(value, float):
-        return None
     try:
-        return float(value)
+        return float(value) if isinstance(value, int | float) else None
     except OverflowError:
         return None

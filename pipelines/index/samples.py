@@ -49,7 +49,12 @@ class Sample(NamedTuple):
 def split_name(name: str) -> tuple[str, str] | None:
     """Key and suffix of a member; None for one that is hidden or has no extension."""
     match = NAME.fullmatch(LEADING.sub("", name))
-    return (match[1], match[2].lower()) if match else None
+    return (match[1], readable(match[2].lower())) if match else None
+
+
+def readable(name: str) -> str:
+    """A name as UTF-8 can have it: bytes that are none become `\\xe9`."""
+    return name if name.isascii() else name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def skipped_kind(info: tarfile.TarInfo) -> str | None:

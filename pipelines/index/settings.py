@@ -1,5 +1,6 @@
 """What an index takes from a sample, and how its keys are made. Standard library alone, so that `--help` is fast."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -51,12 +52,9 @@ class IndexSettings:
     def __post_init__(self) -> None:
         one_of((BY_SAMPLE, BY_SHARD), keys=self.keys)
         at_least(1, max_pixels=self.max_pixels)
-        names = [*map(str, self.captions), *(str(each.origin) for each in self.carried)]
-        for flag_name, given in (("caption", self.captions), ("extra_columns and --carry", self.carried)):
-            names = [str(each.origin if isinstance(each, Carried) else each) for each in given]
-            twice = next((name for name in names if names.count(name) > 1), None)
-            if twice:
-                raise UserError(f"--{flag_name} name {twice!r} twice: name it once")
+        _once("caption", self.captions)
+        _once("extra_columns", [each.origin for each in self.carried if each.origin.field])
+        _once("carry", [each.origin for each in self.carried if not each.origin.field])
 
     @property
     def captions(self) -> tuple[Origin, ...]:
@@ -71,6 +69,13 @@ class IndexSettings:
             *(Carried(Origin(JSON, name), type) for name, type in fields),
             *(Carried(Origin(_suffix(name)), type) for name, type in members),
         )
+
+
+def _once(flag_name: str, origins: Sequence[Origin]) -> None:
+    """Raises UserError where one is named twice."""
+    twice = next((each for each in origins if origins.count(each) > 1), None)
+    if twice:
+        raise UserError(f"--{flag_name} names '{twice}' twice: name it once")
 
 
 def _items(text: str) -> list[str]:

@@ -63,14 +63,18 @@ def iter_members(tar_input: TarInput | HeaderInput) -> Iterator[tarfile.TarInfo]
 
     Ends behind the first empty block, or at the end of the file (`last` is empty then).
     """
+    name = ""
     try:
         tar = tarfile.TarFile(fileobj=tar_input, encoding="utf-8")  # type: ignore[arg-type]
         while member := tar.next():
+            name = member.name
             yield member
             tar.members.clear()  # type: ignore[attr-defined]
     except BROKEN as error:
-        raise DamagedTar(_fault(tar_input, error)) from error
-    if tar_input.last.strip(b"\0") or len(tar_input.last) % BLOCK:
+        raise DamagedTar(_fault(tar_input, name, error)) from error
+    if tar_input.last.strip(b"\0") and len(tar_input.last) < BLOCK:
+        raise DamagedTar(f"is cut off behind {name}")
+    if tar_input.last.strip(b"\0"):
         raise DamagedTar(f"is no tar from byte {tar_input.tell() - len(tar_input.last):,} on")
 
 
@@ -92,7 +96,8 @@ def read_body(tar_input: TarInput, member: tarfile.TarInfo) -> bytes:
     return body
 
 
-def _fault(tar_input: TarInput | HeaderInput, error: Exception) -> str:
-    if not tar_input.tell():
-        return "is empty"
-    return f"is cut off or damaged before byte {tar_input.tell():,} ({error})"
+def _fault(tar_input: TarInput | HeaderInput, name: str, error: Exception) -> str:
+    """`name`: of the last member."""
+    if str(error) == "unexpected end of data":  # tarfile's words
+        return f"is cut off in {name or 'its first member'}"
+    return f"is damaged before byte {tar_input.tell():,} ({error})"

@@ -6,6 +6,7 @@ import io
 import lzma
 import os
 import re
+import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -104,8 +105,10 @@ def look(found: Found) -> Ends:
         return _look_into(found, compression)
     try:
         key = _first_key(head)
-    except DamagedTar as damage:
-        return Ends(fault=_no_tar(head, damage))
+    except DamagedTar:
+        return Ends(fault=_no_tar(head))
+    if file.size > tarfile.RECORDSIZE and not head.strip(b"\0"):
+        return Ends(fault="holds zeros alone")
     if file.size % BLOCK == 0 and not file.read(file.size - END_BYTES, END_BYTES).strip(b"\0"):
         return Ends("", key)
     return _walk(found, key)
@@ -171,16 +174,20 @@ def _matches(pattern: str) -> list[Found]:
 
 def _first_key(head: bytes) -> str | None:
     """The key of the first sample in the first bytes of a tar. Raises DamagedTar where they are no tar's."""
-    begun = False
     try:
-        for member in iter_members(HeaderInput(io.BytesIO(head))):
-            begun = True
-            if key := first_key([member]):
-                return key
+        return first_key(iter_members(HeaderInput(io.BytesIO(head))))
     except DamagedTar:
-        if not begun:
+        if not _is_header(head[:BLOCK]):
             raise
     return None
+
+
+def _is_header(block: bytes) -> bool:
+    try:
+        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
 
 
 def _look_into(found: Found, compression: str) -> Ends:
@@ -193,11 +200,11 @@ def _look_into(found: Found, compression: str) -> Ends:
         if isinstance(error, OSError) and error.errno:
             raise
         return Ends(compression, fault=f"cannot be unpacked ({error})")
-    except DamagedTar as damage:
-        return Ends(compression, fault=f"holds, compressed, what {_no_tar(head, damage)}")
+    except DamagedTar:
+        return Ends(compression, fault=f"holds, compressed, what {_no_tar(head)}")
 
 
-def _no_tar(head: bytes, damage: DamagedTar) -> str:
+def _no_tar(head: bytes) -> str:
     if not head:
         return "is empty"
     if head.startswith(LFS):
