@@ -18,6 +18,7 @@ from gesso import progress, storage
 from gesso.dataset import export, manifest
 from gesso.dataset.kinds import RUN, TRAININGS, Kind
 from gesso.dataset.layout import MANIFEST
+from gesso.dataset.progress import IndexProgress
 from gesso.generation.layout import GENERATED, MODEL, RECORD
 from gesso.progress import State
 from gesso.training import metrics_file
@@ -41,8 +42,8 @@ def reader(path: str, kind: Kind) -> Reader:
     readers: dict[str, Callable[[str], Reader]] = {
         "export": export.ExportProgress,
         "tokens": export.ExportProgress,
-        "index": lambda path: lambda: shards(path, "tars", "samples"),
-        "embeddings": lambda path: lambda: shards(path, "shards", "images embedded"),
+        "index": lambda path: IndexProgress(path, (manifest.read_plan(path) or {}).get("shards", 0)),
+        "embeddings": lambda path: lambda: embeddings(path),
         "matches": lambda path: lambda: search(path),
         "repeats": lambda path: lambda: search(path),
         "tokenizer": lambda path: lambda: last_file(path, LAST["tokenizer"]),
@@ -61,14 +62,14 @@ def is_finished(path: str, kind: Kind) -> bool:
     return is_written(path, LAST.get(kind.name, MANIFEST))
 
 
-def shards(path: str, unit: str, successes: str) -> State:
-    """The shards, or tars, that are committed, and the successes in them."""
+def embeddings(path: str) -> State:
+    """The blocks that are committed, and the images in them."""
     markers = manifest.committed(path)
-    counted = sum(int(marker["successes"]) for marker in markers.values())
+    images = sum(int(marker["successes"]) for marker in markers.values())
     plan = manifest.read_plan(path)
     total = plan["shards"] if plan else len(markers)
     done = len(markers)
-    return State(done, total, lambda rate: f"{progress.line(done, total, unit, rate)} · {counted:,} {successes}")
+    return State(done, total, lambda rate: f"{progress.line(done, total, 'shards', rate)} · {images:,} images embedded")
 
 
 def search(path: str) -> State:

@@ -1,5 +1,6 @@
 """Small indexes for tests: tars as others write them, indexed by the functions of `gesso index`, without Beam."""
 
+import hashlib
 import io
 import tarfile
 from collections.abc import Iterable
@@ -55,6 +56,11 @@ def write_index(folder: Path, paths: Iterable[Path], **settings: Any) -> str:
         index_tar(running.output, tar, running.settings)
     job.finish(running, [])
     return str(folder)
+
+
+def summary(path: Path) -> dict[str, Any]:
+    """Size and checksum, as a manifest has them."""
+    return {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def write_sources(folder: Path, counts: Iterable[int] = (6, 5)) -> list[Path]:

@@ -92,6 +92,10 @@ def find(path: str) -> tuple[str, Kind]:
     """
     path = path.rstrip("/")
     kind = recognise(path) or _of_writer(path)
+    if kind is None and any(name.endswith(".tar") for name in storage.sizes(path)):
+        raise UserError(
+            f"{path} holds tars without statistics: `{KINDS['index'].made_from(path)}` makes an index of them"
+        )
     if kind is None:
         there = "holds nothing that gesso writes" if storage.exists(path) else "is not there"
         raise UserError(f"{path} {there}: give the --output of a gesso command, or img2dataset's folder")
