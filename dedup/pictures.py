@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from gesso import images, storage
-from gesso.dataset import members
+from gesso.dataset import collection, index, members
 from gesso.dataset.members import SUFFIXES, suffix_of
 from gesso.errors import Rejected, UserError
 from gesso.images import Pixels
@@ -26,12 +26,11 @@ class Location(NamedTuple):
 
 
 def find(sources: Sequence[str]) -> list[Location]:
-    """Every picture below the given folders, also inside .tar shards, in the order of paths.
+    """Every picture below the given folders, also inside .tar shards, in the order of paths; those of an index.
 
     Raises UserError where there is none or a shard is damaged.
     """
-    files = [item for source in sources for item in storage.walk(source) if f"/{REJECTED}/" not in item.path]
-    found = [location for item in files for location in locations(item)]
+    found = [location for source in sources for location in locations_in(source)]
     if not found:
         raise UserError(f"--data {' '.join(sources)}: no picture ({', '.join(SUFFIXES)}) and no .tar shard is there")
     return found
@@ -40,11 +39,31 @@ def find(sources: Sequence[str]) -> list[Location]:
 def content_sha256(sources: Sequence[str], found: Sequence[Location]) -> str:
     """What tells the pictures found in these folders from others, wherever the folders are: names, places, sizes."""
     digest = hashlib.sha256()
-    folders = sorted((storage.local(source).rstrip("/") + "/" for source in sources), key=len, reverse=True)
+    tars = [tar.path.rpartition("/")[0] for source in sources for tar in index.read_tars(source).values()]
+    above = {storage.local(folder).rstrip("/") + "/" for folder in (*sources, *tars)}
+    folders = sorted(above, key=len, reverse=True)
     for path, offset, size in found:
         name = path[next((len(folder) for folder in folders if path.startswith(folder)), 0) :]
         digest.update(f"{name}\t{offset}\t{size}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
+
+
+def locations_in(source: str) -> Iterator[Location]:
+    """The pictures of one source."""
+    if index.is_index(source):
+        yield from locations_in_index(source)
+        return
+    for item in storage.walk(source):
+        if f"/{REJECTED}/" not in item.path:
+            yield from locations(item)
+
+
+def locations_in_index(source: str) -> Iterator[Location]:
+    """The taken pictures of an index, from its rows. Raises UserError where a tar is gone or has another size."""
+    for shard in collection.open_collection(source).shards:
+        rows = index.read_taken(source, shard.number, index.PLACES)
+        for offset, size in zip(*(rows[name].to_pylist() for name in index.PLACES), strict=True):
+            yield Location(shard.tar, offset, size)
 
 
 def locations(item: Found) -> Iterator[Location]:

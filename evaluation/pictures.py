@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from gesso import storage
-from gesso.dataset import kinds, members
+from gesso.dataset import collection, index, kinds, members
 from gesso.dataset.kinds import EVALUATION
 from gesso.dataset.members import CAPTION, IMAGE, KINDS, PICTURES, suffix_of
 from gesso.errors import UserError
@@ -52,6 +52,8 @@ def open_side(flag: str, path: str, ranks: int, output: str) -> Side:
         side = Side(path, "generated", tuple(read_generated(path, ranks)))
     elif (held := kinds.recognise(path)) and held.name == "generated":
         raise UserError(f"--{flag} {path} is not finished: run its `gesso generate` again, it continues")
+    elif held and held.name == index.KIND:
+        side = Side(path, "shards", tuple(read_index(path)))
     else:
         kinds.expect(path, "gesso evaluate", *kinds.SHARDS, "generated")
         shards = [item for item in storage.files(path) if suffix_of(item.path) == "tar"]
@@ -118,6 +120,15 @@ def read_shard(shard: Found) -> Iterator[Picture]:
             told = content.read(text.offset, text.bytes).decode("utf-8", "replace") if text else ""
             name = f"{each.name} of {shard.path}"
             yield Picture(each.key, name, Range(shard.path, each.offset, each.bytes), (told,) if told else ())
+
+
+def read_index(path: str) -> Iterator[Picture]:
+    """The taken pictures of an index with their captions. Raises UserError where a tar is gone or has another size."""
+    columns = ("key", "caption", *index.PLACES)
+    for shard in collection.open_collection(path).shards:
+        rows = index.read_taken(path, shard.number, columns)
+        for key, caption, *place in zip(*(rows[name].to_pylist() for name in columns), strict=True):
+            yield Picture(key, f"{key} of {shard.tar}", Range(shard.tar, *place), (caption,) if caption else ())
 
 
 def annotated(side: Side, annotations: str) -> Side:

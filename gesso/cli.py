@@ -34,6 +34,7 @@ class Command(NamedTuple):
 # In the order of the work.
 COMMANDS = {
     "collect": Command("gesso.pipelines.collect.job", "tables of links → filtered webdataset shards", "collect"),
+    "index": Command("gesso.pipelines.index.job", "tars of others → a collection, uncopied", "collect"),
     "status": Command("gesso.pipelines.status", "how far a job is, from its output directory"),
     "verify": Command("gesso.pipelines.verify", "check every file of a dataset against its manifest"),
     "report": Command("gesso.pipelines.report", "what a dataset holds, or how a training goes, as a page", "collect"),

@@ -1,5 +1,6 @@
 """How far a directory of each kind is, from its files: a function that reads it at each call. No pyarrow, no torch.
 
+index                       the markers of the tars that the plan counts
 collection, img2dataset     status.CollectionProgress: the plan, markers, progress files
 export, tokens              the markers of both splits
 embeddings                  the markers of the blocks that the plan counts
@@ -17,6 +18,7 @@ from gesso import progress, storage
 from gesso.dataset import export, manifest
 from gesso.dataset.kinds import RUN, TRAININGS, Kind
 from gesso.dataset.layout import MANIFEST
+from gesso.dataset.progress import IndexProgress
 from gesso.generation.layout import GENERATED, MODEL, RECORD
 from gesso.progress import State
 from gesso.training import metrics_file
@@ -40,6 +42,7 @@ def reader(path: str, kind: Kind) -> Reader:
     readers: dict[str, Callable[[str], Reader]] = {
         "export": export.ExportProgress,
         "tokens": export.ExportProgress,
+        "index": lambda path: IndexProgress(path, (manifest.read_plan(path) or {}).get("shards", 0)),
         "embeddings": lambda path: lambda: embeddings(path),
         "matches": lambda path: lambda: search(path),
         "repeats": lambda path: lambda: search(path),

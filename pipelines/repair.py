@@ -1,6 +1,7 @@
 """`gesso verify --repair`: removes what is damaged, so that the command that made it makes it again. No Beam.
 
     collection, img2dataset   all files of a damaged shard
+    index                     likewise, of a tar that it unpacked; never a tar of others
     embeddings, tokens        likewise of a block
     export                    a damaged tar; all files where rows are damaged, which are planned together
     matches, repeats          the damaged file
@@ -10,12 +11,14 @@
 With them goes the manifest, which is written last and again. What cannot be made again is left and named.
 """
 
+import os
 import re
 import sys
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from gesso import storage
+from gesso.dataset import index
 from gesso.dataset.kinds import RUN, Kind
 from gesso.dataset.layout import CARD, DROPPED, LEFT_OUT, MANIFEST, PLAN, SPLITS
 from gesso.errors import UserError
@@ -88,8 +91,18 @@ def files_to_remove(path: str, kind: Kind, name: str, present: Iterable[str]) ->
         return {name, MANIFEST} & there
     if kind.name == "export":
         return of_export(name, there)
+    if kind.name == "index" and name.endswith(".tar"):
+        return of_tar(path, name, there)
     shard = shard_of(name)
     return {other for other in there if other == MANIFEST or shard_of(other) == shard} if shard else set()
+
+
+def of_tar(path: str, name: str, there: set[str]) -> set[str]:
+    """Of an unpacked tar the files of its shard with it; none of a tar that others wrote."""
+    tars = index.read_tars(path) if not os.path.isabs(name) and "://" not in name else {}
+    whole = storage.absolute(storage.join(path, name))
+    number = next((number for number, tar in tars.items() if tar.path == whole), None)
+    return {name, *(other for other in there if shard_of(other) == ("", number))} if number is not None else set()
 
 
 def of_export(name: str, there: set[str]) -> set[str]:

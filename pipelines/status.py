@@ -97,7 +97,7 @@ def watch(output: str) -> AbstractContextManager[None]:
 
 def reader(path: str, kind: Kind) -> Callable[[], progress.State]:
     """The function that reads how far a directory is."""
-    if kind.name not in SHARDS:
+    if kind.name not in SHARDS or kind.name == "index":
         return directory_progress.reader(path, kind)
     collection_progress = CollectionProgress(path)
 

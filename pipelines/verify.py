@@ -1,10 +1,10 @@
 """`gesso verify`: checks every file of a dataset. No Beam, no pictures decoded.
 
 A finished collection is checked against its manifest, the committed shards of an unfinished one against their markers,
-and img2dataset's own shards, which have no checksums, against their rows and statistics. verify_export.py checks an
-export, verify_run.py a training. Of embeddings, matches, repeats and tokens every file that the manifest lists is
-checked, of a bundle what model.json lists, and generated pictures by generated.json. A problem is a line that begins
-with the name of its file; repair.py removes what is damaged.
+and img2dataset's own shards, which have no checksums, against their rows and statistics. verify_index.py checks an
+index, verify_export.py an export, verify_run.py a training. Of embeddings, matches, repeats and tokens every file that
+the manifest lists is checked, of a bundle what model.json lists, and generated pictures by generated.json. A problem is
+a line that begins with the name of its file; repair.py removes what is damaged.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby, pairwise
+from operator import itemgetter
 from typing import IO, Any, NamedTuple, TypeVar
 
 import pyarrow as pa
@@ -28,11 +29,12 @@ from gesso.dataset.kinds import Kind
 from gesso.dataset.layout import former_rejected_name, marker_name, plan_name, rejected_name
 from gesso.dataset.manifest import MARKER as MARKER_NAME
 from gesso.dataset.manifest import READERS, funnel, sizes
+from gesso.dataset.members import split_name
 from gesso.dataset.records import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, REJECTED, SUCCESS
 from gesso.errors import UserError
 from gesso.flags import Parser, path
 from gesso.generation.layout import GENERATED, MODEL
-from gesso.pipelines import repair, verify_export, verify_run
+from gesso.pipelines import repair, verify_export, verify_index, verify_run
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -62,6 +64,7 @@ MANIFEST = {"shards": list, "samples": int, "funnel": dict, "settings": dict, "i
 SHARD = {"index": int, "count": int, "successes": int, "files": dict}
 # The manifests of what is no collection.
 LISTED: dict[str, dict[str, type]] = {
+    "index": {"kind": str, "shards": list, "samples": int, "funnel": dict},
     "embeddings": {"kind": str, "shards": list},
     "matches": {"kind": str, "files": dict},
     "repeats": {"kind": str, "files": dict},
@@ -253,8 +256,8 @@ def check_end(reader: HashingReader) -> None:
 def sample_keys(names: Iterable[str], ours: bool) -> Iterator[str]:
     """The keys of samples, whose files must be adjacent, and sorted by key where `ours`. Raises DamagedFile."""
     last = ""
-    for key, group in groupby(names, lambda name: name.partition(".")[0]):
-        kinds = tuple(name.partition(".")[2] for name in group)
+    for key, group in groupby(map(split_name, names), itemgetter(0)):
+        kinds = tuple(suffix for _, suffix in group)
         if not (kinds == SAMPLE if ours else "json" in kinds and len(set(kinds)) == len(kinds) > 1):
             raise DamagedFile(f"sample {key} is {', '.join(kinds)}")
         if ours and key <= last:
@@ -354,6 +357,8 @@ def verify_listed(output: str, kind: Kind, present: dict[str, int], start: Advan
             return problems
     if kind.name == "export":
         return verify_export.verify(output, manifest, start, advance, THREADS)
+    if kind.name == "index":
+        return verify_index.verify(output, manifest, start, advance, THREADS)
     if manifest is None and layout.PLAN not in present:
         raise UserError(f"{output} holds clip-retrieval's own embeddings: no file of it states what they should be")
     if manifest is None:

@@ -84,15 +84,21 @@ def check_file(
         return f"{name}: missing"
     if present[name] != entry["bytes"]:
         return f"{name}: {present[name]:,} bytes, in {lists} {entry['bytes']:,}"
+    damage = checksum_damage(storage.join(output, name), entry["sha256"], advance, lists)
+    return f"{name}: {damage}" if damage else ""
+
+
+def checksum_damage(path: str, sha256: str, advance: Advance, lists: str = MANIFEST) -> str:
+    """What is wrong with a file's content; an empty string for nothing."""
     digest = hashlib.sha256()
     try:
-        with storage.open_input(storage.join(output, name)) as stream:
+        with storage.open_input(path) as stream:
             while data := stream.read(BLOCK):
                 digest.update(data)
                 advance(len(data))
     except OSError as error:
-        return f"{name}: unreadable: {error}"
-    return "" if digest.hexdigest() == entry["sha256"] else f"{name}: sha256 differs from {lists}"
+        return f"unreadable: {error}"
+    return "" if digest.hexdigest() == sha256 else f"sha256 differs from {lists}"
 
 
 def check_samples(output: str, shard: Json, broken: set[str]) -> list[str]:
@@ -110,7 +116,7 @@ def check_samples(output: str, shard: Json, broken: set[str]) -> list[str]:
     except (pa.ArrowException, ValueError) as error:
         return [f"{rows}: not parquet of an export: {error}".split("\n")[0]]
     expected_samples = zip(*(table[name].to_pylist() for name in COLUMNS), strict=True)
-    wrong = sum(sample != row for sample, row in zip(found, expected_samples, strict=False)) + abs(
+    wrong = sum(sample[: len(COLUMNS)] != row for sample, row in zip(found, expected_samples, strict=False)) + abs(
         len(found) - len(table)
     )
     problems = [f"{tar}: {wrong:,} samples are not where {rows} says"] if wrong else []

@@ -109,7 +109,7 @@ def export_shards(raw: str, output: str, settings: ExportSettings) -> None:
     record = {"settings": vars(settings), "input": []}
     planned = export.plan_record(record, input_info, [each["entry"] for each in written], {}, samples)
     storage.write_json(storage.join(output, layout.PLAN), planned)
-    tars = shard_writer.SourceTars(raw, {0: source.shards[0].bytes})
+    tars = shard_writer.SourceTars(source.shards)
     for target in export.targets(planned):
         shard_writer.write_shard(storage.join(output, target.split), target.number, target.rows, tars)
     export.finish(output)

@@ -1,5 +1,7 @@
 """Thumbnails of references and samples: each tar is read once, and only the requested members are decoded.
 
+Of an index the pictures come by their byte ranges.
+
 A picture that cannot be read is not an error: its reason is recorded, and the page shows a placeholder.
 """
 
@@ -11,8 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from gesso import images, storage
+from gesso.dataset import index
 from gesso.dataset.layout import tar_name
-from gesso.errors import Rejected
+from gesso.errors import Rejected, UserError
 
 THREADS = min(16, 4 * (os.cpu_count() or 1))  # decoding releases the interpreter lock; the rest waits for disks
 FOLDER_FILES = 64  # pictures of a folder in one task
@@ -35,6 +38,7 @@ class Task(NamedTuple):
     source: str
     tar: bool
     requests: list[ThumbnailRequest]
+    indexed_by: str | None = None  # the index whose rows tell of the tar
 
 
 def thumbnail_name(number: int) -> str:
@@ -55,7 +59,13 @@ def split_tasks(source: str, requests: list[ThumbnailRequest]) -> list[Task]:
             files.append(item)
         else:
             shards[item.shard].append(item)
-    tar_tasks = [Task(storage.join(source, tar_name(index)), True, shards[index]) for index in sorted(shards)]
+    tars = index.read_tars(source) if shards else {}
+    tar_tasks = [
+        Task(tars[number].path, True, asked, source)
+        if number in tars
+        else Task(storage.join(source, tar_name(number)), True, asked)
+        for number, asked in sorted(shards.items())
+    ]
     file_tasks = [Task(source, False, files[at : at + FOLDER_FILES]) for at in range(0, len(files), FOLDER_FILES)]
     return tar_tasks + file_tasks
 
@@ -68,7 +78,8 @@ def make_thumbnails(folder: str, work: list[Task]) -> Iterator[dict[int, str]]:
 
 def run_task(folder: str, task: Task) -> dict[int, str]:
     failed = {item.number: ABSENT for item in task.requests}
-    contents = read_members(task) if task.tar else read_files(task)
+    read = read_indexed if task.indexed_by else read_members if task.tar else read_files
+    contents = read(task)
     for item, body in contents:
         if body is None:
             failed[item.number] = UNREADABLE
@@ -94,6 +105,21 @@ def read_members(task: Task) -> Iterator[tuple[ThumbnailRequest, bytes | None]]:
                 if member.name in missing and (body := tar.extractfile(member)):
                     yield missing.pop(member.name), body.read()
     except (OSError, tarfile.ReadError):
+        yield from ((item, None) for item in missing.values())
+
+
+def read_indexed(task: Task) -> Iterator[tuple[ThumbnailRequest, bytes | None]]:
+    """The requested pictures of an index's tar, in its order; None for those that cannot be read."""
+    missing = {item.path: item for item in task.requests if item.path is not None}
+    try:
+        rows = index.read_taken(task.indexed_by or "", task.requests[0].shard or 0, [*index.NAMES, *index.PLACES])
+        columns = zip(*(rows[name].to_pylist() for name in rows.column_names), strict=True)
+        named = [(index.image_name(*row[:2]), row[2:]) for row in columns]
+        wanted = [(name, place) for name, place in named if name in missing]
+        bodies = index.read_bodies(task.source, [place for _, place in wanted])
+        for (name, _), body in zip(wanted, bodies, strict=True):
+            yield missing.pop(name), body
+    except UserError:
         yield from ((item, None) for item in missing.values())
 
 

@@ -4,7 +4,7 @@ The front matter follows Hugging Face's card metadata (hub-docs, datasetcard.md)
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gesso.dataset.layout import DROPPED, LEFT_OUT, MANIFEST, SPLITS
@@ -25,6 +25,7 @@ KNOWN_LICENCES = frozenset(
     {"cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-2.0", "cc-by-sa-3.0", "pddl"}
 )
 SHOWN_LICENCES = 20
+TARS = "tars"  # what `gesso index` read, as the kind of its input
 KNOWN_SOURCES = ("shards", "images")  # of embeddings; others do not tell what they were made of
 DROPS = {
     "overlap": "duplicates of reference pictures, by a person's decision",
@@ -72,10 +73,12 @@ LIMITS = """\
 """
 
 
-def render(plan: Json, bytes_of: Mapping[str, int], schema: "pa.Schema | None") -> str:
+def render(
+    plan: Json, bytes_of: Mapping[str, int], schema: "pa.Schema | None", pictures: Sequence[str] = ("jpg",)
+) -> str:
     """README.md of a planned export; `bytes_of` has the bytes of each split's files.
 
-    `schema` has the columns that KEY.json may have; None where img2dataset wrote it.
+    `schema` has the columns that KEY.json may have; None where img2dataset wrote it. `pictures`: their suffixes.
     """
     sections = {
         "Splits": splits(plan, bytes_of),
@@ -88,22 +91,30 @@ def render(plan: Json, bytes_of: Mapping[str, int], schema: "pa.Schema | None") 
         "Known limits": LIMITS,
     }
     body = "\n".join(f"## {title}\n\n{text.strip()}\n" for title, text in sections.items())
-    return f"{front_matter(plan, schema)}\n# Image-text pairs\n\n{opening(plan)}\n\n{body}"
+    return f"{front_matter(plan, schema, pictures)}\n# Image-text pairs\n\n{opening(plan)}\n\n{body}"
 
 
 def opening(plan: Json) -> str:
     total, done = sum(plan["samples"].values()), "deduplicated, shuffled" if plan["listed"] else "shuffled"
+    origin = "from tars that others made: indexed" if of_index(plan) else "from links on the web: collected, filtered"
     return (
-        f"{total:,} pictures with captions, from links on the web: collected, filtered and {done}\n"
+        f"{total:,} pictures with captions, {origin} and {done}\n"
         f"by gesso. `{MANIFEST}` has the size and checksum of every file; the order within a split is that of a\n"
         "global shuffle, so that shards may be read one after the other."
     )
 
 
-def front_matter(plan: Json, schema: "pa.Schema | None") -> str:
+def of_index(plan: Json) -> bool:
+    """Whether the samples come from an index of tars."""
+    return any(item.get("kind") == TARS for item in plan["source_input"])
+
+
+def front_matter(plan: Json, schema: "pa.Schema | None", pictures: Sequence[str]) -> str:
     """The YAML block that hubs read; strings are quoted as in JSON, which is valid YAML."""
     fields: Json = {
-        "pretty_name": "Image-text pairs, collected by gesso",
+        "pretty_name": "Image-text pairs, prepared by gesso"
+        if of_index(plan)
+        else "Image-text pairs, collected by gesso",
         **licence_fields(plan),
         **({"language": ["en"]} if plan["source_settings"].get("english") else {}),
         "task_categories": ["text-to-image"],
@@ -119,7 +130,7 @@ def front_matter(plan: Json, schema: "pa.Schema | None") -> str:
     if schema is not None:
         from gesso.dataset import features
 
-        lines.append(features.yaml_line(schema))
+        lines.append(features.yaml_line(schema, pictures))
     return "\n".join(["---", *lines, "---", ""])
 
 
@@ -167,8 +178,12 @@ def splits(plan: Json, bytes_of: Mapping[str, int]) -> str:
 
 def sources(plan: Json) -> str:
     rows = [(f"`{item['path']}`", item.get("kind", "table of links"), checksums(item)) for item in plan["input"]]
-    rows += [(f"`{table_name(item)}`", "table of links", checksums(item)) for item in plan["source_input"]]
+    rows += [(f"`{table_name(item)}`", source_kind(item), checksums(item)) for item in plan["source_input"]]
     return table(("what", "kind", "identified by"), rows)
+
+
+def source_kind(item: Json) -> str:
+    return f"{item['tars']:,} tars" if item.get("kind") == TARS else "table of links"
 
 
 def table_name(item: Json) -> str:
@@ -183,9 +198,10 @@ def checksums(item: Json) -> str:
 
 
 def funnel(plan: Json) -> str:
-    """From the rows of the tables of links to the samples of the splits."""
+    """From the rows of the tables of links, or the samples of tars, to those of the splits."""
     collected: Json = plan["source_funnel"] or {}
-    rows = [(name_of(name), f"{count:,}", step_meaning(name)) for name, count in collected.items()]
+    indexed = of_index(plan)
+    rows = [(name_of(name), f"{count:,}", step_meaning(name, indexed)) for name, count in collected.items()]
     rows += [(name_of(name), f"{count:,}", export_meaning(name)) for name, count in plan["funnel"].items()]
     text = table(("step", "number", "meaning"), rows)
     lost = {reason: count for reason, count in plan["not_found"].items() if count}
@@ -199,10 +215,11 @@ def name_of(name: str) -> str:
     return f"`{name}`"
 
 
-def step_meaning(name: str) -> str:
+def step_meaning(name: str, indexed: bool = False) -> str:
     from gesso.dataset.reasons import meaning
 
-    return {ROWS_READ: "rows of the tables of links", SUCCESS: "collected"}.get(name, meaning(name))
+    read, taken = ("samples of the tars", "indexed") if indexed else ("rows of the tables of links", "collected")
+    return {ROWS_READ: read, SUCCESS: taken}.get(name, meaning(name))
 
 
 def export_meaning(name: str) -> str:

@@ -1,8 +1,9 @@
-"""A directory of shards as an input of later jobs: a finished collection, or img2dataset's own. No Beam."""
+"""A directory of shards as an input of later jobs: a finished collection, an index, or img2dataset's own. No Beam."""
 
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gesso import storage
-from gesso.dataset import layout, manifest
+from gesso.dataset import index, layout, manifest
 from gesso.dataset.layout import MANIFEST, PLAN, rows_name, tar_name
 from gesso.errors import UserError
 
@@ -29,6 +30,8 @@ class SourceShard(NamedTuple):
     number: int
     bytes: int  # of its tar
     samples: int
+    tar: str
+    indexed: bool = False  # its rows tell where the pictures are in a tar of others
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,10 @@ class Collection:
     @property
     def samples(self) -> int:
         return sum(shard.samples for shard in self.shards)
+
+    @property
+    def indexed(self) -> bool:
+        return any(shard.indexed for shard in self.shards)
 
     def source_record(self) -> Json:
         """What tells this collection as the source of embeddings, matches and repeats (identity.py)."""
@@ -80,15 +87,28 @@ def open_collection(path: str) -> Collection:
     present = manifest.sizes(path)
     if MANIFEST in present:
         read, sha256 = read_manifest(path)
+        if read.get("kind") == index.KIND:
+            return Collection(path, tuple(indexed_shards(path, read, present)), read, sha256)
         shards = [source_shard(path, entry["index"], entry, present) for entry in read["shards"]]
         found = Collection(path, tuple(shards), read, sha256)
     elif PLAN in present:
-        raise UserError(f"{path} is not finished: run its `gesso collect` again, it continues where it stopped")
+        command = "gesso index" if index.is_index(path) else "gesso collect"
+        raise UserError(f"{path} is not finished: run its `{command}` again, it continues where it stopped")
     else:
         found = Collection(path, img2dataset_shards(path, present), None, files_sha256(present))
     if not found.shards:
-        raise UserError(f"{path} holds no shards: give the --output of a `gesso collect`, or img2dataset's folder")
+        raise no_shards_error(path, present)
     return found
+
+
+def no_shards_error(path: str, present: dict[str, int]) -> UserError:
+    """What is said of a directory without shards whose statistics tell of them."""
+    if any(name.endswith(".tar") for name in present):
+        return UserError(
+            f"{path} holds tars without statistics: `gesso index '{path}/*.tar' --output …` makes an index of them, "
+            "which is taken in their place"
+        )
+    return UserError(f"{path} holds no shards: give the --output of a `gesso collect`, or img2dataset's folder")
 
 
 def checksum(path: str, present: dict[str, int]) -> tuple[str, str]:
@@ -120,7 +140,7 @@ def read_manifest(path: str) -> tuple[Json, str]:
         raise UserError(
             f"{path} holds an export of two splits: give one of them, {storage.join(path, layout.SPLITS[0])}"
         )
-    if "kind" in manifest:
+    if manifest.get("kind", index.KIND) != index.KIND:
         raise UserError(f"{path} holds {manifest['kind']}, not shards: give the --output of a `gesso collect`")
     return manifest, hashlib.sha256(body).hexdigest()
 
@@ -130,21 +150,36 @@ def img2dataset_shards(path: str, present: dict[str, int]) -> tuple[SourceShard,
     markers = manifest.committed(path)
     tars = {tar_name(index) for index in markers}
     unmarked = sorted(name for name in present if TAR.fullmatch(name) and name not in tars)
-    if unmarked:
+    if unmarked and markers:
         raise UserError(
             f"{path}/{unmarked[0]} has no complete {unmarked[0][:-4]}_stats.json: finish its download, or remove it"
         )
     return tuple(source_shard(path, index, marker, present) for index, marker in markers.items())
 
 
-def source_shard(path: str, index: int, entry: Json, present: dict[str, int]) -> SourceShard:
+def source_shard(path: str, number: int, entry: Json, present: dict[str, int]) -> SourceShard:
     """A shard. Raises UserError where its tar or rows are missing or have another size than the manifest states."""
-    for name in (tar_name(index), rows_name(index)):
+    check_sizes(path, (tar_name(number), rows_name(number)), entry, present)
+    tar = tar_name(number)
+    return SourceShard(number, present[tar], entry["successes"], storage.join(path, tar))
+
+
+def check_sizes(path: str, names: tuple[str, ...], entry: Json, present: dict[str, int]) -> None:
+    for name in names:
         expected = entry.get("files", {}).get(name, {}).get("bytes", present.get(name))
         if name not in present or present[name] != expected:
             found = f"has {present[name]:,} bytes, not {expected:,}" if name in present else "is missing"
             raise UserError(f"{path}/{name} {found}: `gesso verify {path}` shows what is damaged")
-    return SourceShard(index, present[tar_name(index)], entry["successes"])
+
+
+def indexed_shards(path: str, manifest: Json, present: dict[str, int]) -> Iterator[SourceShard]:
+    """The shards of an index. Raises UserError where rows are missing, or a tar is gone or has another size."""
+    tars = index.tars(path, manifest)
+    index.check_tars(path, tars.values())
+    for entry in manifest["shards"]:
+        number = entry["index"]
+        check_sizes(path, (rows_name(number),), entry, present)
+        yield SourceShard(number, tars[number].size, entry["successes"], tars[number].path, indexed=True)
 
 
 def read_keys(path: str, shard: SourceShard) -> pa.Array:

@@ -4,6 +4,7 @@ A card declares them, because KEY.json lacks what is null, so that no sample tel
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -11,18 +12,19 @@ import pyarrow.types as types
 
 Json = dict[str, Any]
 
+JPEG = ("jpg",)
 FLOATS = {"halffloat": "float16", "float": "float32", "double": "float64"}
 
 
-def yaml_line(schema: pa.Schema) -> str:
+def yaml_line(schema: pa.Schema, pictures: Sequence[str] = JPEG) -> str:
     """`dataset_info` of a card's front matter, written as JSON, which YAML reads alike."""
-    return f"dataset_info: {json.dumps({'features': features(schema)}, ensure_ascii=False)}"
+    return f"dataset_info: {json.dumps({'features': features(schema, pictures)}, ensure_ascii=False)}"
 
 
-def features(schema: pa.Schema) -> list[Json]:
-    """The features of a sample in the form of Hugging Face's cards."""
+def features(schema: pa.Schema, pictures: Sequence[str] = JPEG) -> list[Json]:
+    """The features of a sample in the form of Hugging Face's cards; `pictures`: the suffixes, of which each has one."""
     texts = [{"name": name, "dtype": "string"} for name in ("__key__", "__url__")]
-    sample = [{"name": "jpg", "dtype": "image"}, {"name": "txt", "dtype": "string"}]
+    sample = [*({"name": suffix, "dtype": "image"} for suffix in pictures), {"name": "txt", "dtype": "string"}]
     return [*sample, {"name": "json", "struct": fields_of(schema)}, *texts]
 
 

@@ -1,6 +1,6 @@
 """What a directory holds, recognised by gesso's JSON files in it; and what it is refused for. Standard library.
 
-    manifest.json, plan.json   collection, embeddings, matches, repeats, export, tokens; generated (plan.json)
+    manifest.json, plan.json   collection, index, embeddings, matches, repeats, export, tokens; generated (plan.json)
     model.json                 a bundle
     run.json                   a training: dvae, prior, contrastive, tokenizer, detector
     evaluation.json            what `gesso evaluate` found
@@ -22,7 +22,7 @@ from gesso.errors import UserError
 Json = dict[str, Any]
 
 RUN, MODEL, EVALUATION = "run.json", "model.json", "evaluation.json"
-SHARDS = ("collection", "img2dataset", "split")
+SHARDS = ("collection", "index", "img2dataset", "split")
 TRAININGS = ("dvae", "prior", "contrastive")  # that write metrics.jsonl
 DETECTOR_FILES = re.compile(r"checkpoint\.pt|detector\.safetensors")
 VECTORS = re.compile(r"img_emb_\d+\.npy")
@@ -51,6 +51,7 @@ KINDS = {
     kind.name: kind
     for kind in (
         Kind("collection", "a collection", "gesso collect", "--input {}"),
+        Kind("index", "an index of shards", "gesso index", "'{}/*.tar'"),
         Kind("img2dataset", "img2dataset's folder", "img2dataset"),
         Kind("split", "a split of an export", "gesso export"),
         Kind("embeddings", "embeddings", "gesso embed", "--shards {}", SHARDS),
@@ -91,6 +92,10 @@ def find(path: str) -> tuple[str, Kind]:
     """
     path = path.rstrip("/")
     kind = recognise(path) or _of_writer(path)
+    if kind is None and any(name.endswith(".tar") for name in storage.sizes(path)):
+        raise UserError(
+            f"{path} holds tars without statistics: `{KINDS['index'].made_from(path)}` makes an index of them"
+        )
     if kind is None:
         there = "holds nothing that gesso writes" if storage.exists(path) else "is not there"
         raise UserError(f"{path} {there}: give the --output of a gesso command, or img2dataset's folder")

@@ -4,23 +4,27 @@
     │ header  picture … │ header  caption │ header json ││ header …
     └ offset            bytes = up to the next ─────────┘└
 
-The members of a sample are adjacent, in any order (so are img2dataset's); extension headers for long names (PAX, GNU)
-belong to the sample that follows them.
+The members of a sample are adjacent, in any order (so are img2dataset's); the headers of PAX and GNU that tell a long
+name stand before a member's own and belong to its sample.
 """
 
 import os
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import NamedTuple
 
 BLOCK = tarfile.BLOCKSIZE
 SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif")  # of what may be a picture
-PICTURES = frozenset({"jpg", "jpeg", "png", "webp"})
+PICTURES = frozenset(SUFFIXES)
 IMAGE, CAPTION, JSON = "image", "caption", "json"
 KINDS = {**dict.fromkeys(PICTURES, IMAGE), "txt": CAPTION, "json": JSON}
 REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE)
+EXTENDED = (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME)  # whose data tell of the next header
 CHECKSUM = slice(148, 156)
+MAGIC, USTAR = slice(257, 265), tarfile.POSIX_MAGIC
+PREFIX = slice(345, 500)  # of a name in ustar that is longer than its field
+NOTHING: Mapping[str, str] = {}
 
 ReadAt = Callable[[int, int], bytes]  # offset, size
 
@@ -39,15 +43,15 @@ class Member(NamedTuple):
 
     @property
     def key(self) -> str:
-        return self.name.partition(".")[0]
+        return split_name(self.name)[0]
 
     @property
     def suffix(self) -> str:
-        return self.name.partition(".")[2]
+        return split_name(self.name)[1]
 
 
 class Sample(NamedTuple):
-    """A sample's key, its byte range in the tar, and the sizes of its members' data."""
+    """A sample's key, its byte range in the tar, the sizes of its members' data, and its picture's suffix."""
 
     key: str
     offset: int
@@ -55,6 +59,7 @@ class Sample(NamedTuple):
     image_bytes: int
     caption_bytes: int
     json_bytes: int
+    image_suffix: str = "jpg"
 
 
 def list_samples(read_at: ReadAt, size: int) -> list[Sample]:
@@ -67,38 +72,62 @@ def list_samples(read_at: ReadAt, size: int) -> list[Sample]:
             raise DamagedTar(f"holds sample {key} twice, or its files are not adjacent")
         seen.add(key)
         by_kind = members_by_kind(group)
-        sizes = (by_kind[kind].bytes for kind in (IMAGE, CAPTION, JSON))
-        found.append(Sample(key, start, group[-1].end - start, *sizes))
+        image, caption, fields = (by_kind[kind] for kind in (IMAGE, CAPTION, JSON))
+        sizes = (image.bytes, caption.bytes, fields.bytes)
+        found.append(Sample(key, start, group[-1].end - start, *sizes, image.suffix))
         start = group[-1].end
     return found
 
 
 def iter_members(read_at: ReadAt, size: int) -> Iterator[Member]:
     """The files of a tar of `size` bytes, which ends with an empty block. Raises DamagedTar."""
-    offset = 0
+    for member in headers(read_at, size):
+        if member is None:
+            return
+        yield member
+    raise DamagedTar("is cut off at its end")
+
+
+def headers(read_at: ReadAt, size: int) -> Iterator[Member | None]:
+    """The files of a tar or of a part of it, `size` bytes, and None for an empty block. Raises DamagedTar."""
+    offset, told = 0, dict[str, str]()
     while block := read_at(offset, BLOCK):
         if not block.strip(b"\0"):
-            return
-        member, regular = read_header(block, offset)
+            yield None
+            offset += BLOCK
+            continue
+        member, kind = read_header(block, offset, told)
         if member.end > size:
             raise DamagedTar(f"is cut off in {member.name}")
         offset = member.end
-        if regular:
+        told = extension(kind, read_at(member.offset, member.bytes)) if kind in EXTENDED else {}
+        if kind in REGULAR:
             yield member
-    raise DamagedTar("is cut off at its end")
+
+
+def extension(kind: bytes, body: bytes) -> dict[str, str]:
+    """What a header of PAX or GNU tells of the next one: its `path`, of PAX its `size` too. Raises DamagedTar."""
+    if kind == tarfile.GNUTYPE_LONGNAME:
+        return {"path": body.rstrip(b"\0").decode("utf-8", "surrogateescape")}
+    told = dict[str, str]()
+    while body:
+        length, blank, _ = body.partition(b" ")
+        record = body[len(length) + 1 : int(length)] if blank and length.isdigit() else b""
+        if not record.endswith(b"\n"):
+            raise DamagedTar("has a PAX header that is damaged")
+        name, _, value = record[:-1].decode("utf-8", "surrogateescape").partition("=")
+        told[name] = value
+        body = body[int(length) :]
+    return told
 
 
 def sample_members(sample: bytes) -> dict[str, Member]:
     """The members of one sample by kind (IMAGE, CAPTION, JSON), from its bytes in the tar. Raises DamagedTar."""
-    found, offset = [], 0
-    while offset < len(sample):
-        member, regular = read_header(sample[offset : offset + BLOCK], offset)
-        offset = member.end
-        if regular:
-            found.append(member)
-    if len({member.key for member in found}) != 1 or offset != len(sample):
+    found = list(headers(lambda offset, size: sample[offset : offset + size], len(sample)))
+    members = [member for member in found if member]
+    if len(members) != len(found) or len({member.key for member in members}) != 1 or members[-1].end != len(sample):
         raise DamagedTar("holds a different sample than before")
-    return members_by_kind(found)
+    return members_by_kind(members)
 
 
 def members_by_kind(found: Iterable[Member]) -> dict[str, Member]:
@@ -107,24 +136,43 @@ def members_by_kind(found: Iterable[Member]) -> dict[str, Member]:
     kinds = {KINDS.get(member.suffix, member.suffix): member for member in found}
     if len(found) != len(KINDS.keys() - PICTURES) + 1 or kinds.keys() != {IMAGE, CAPTION, JSON}:
         suffixes = ", ".join(member.suffix for member in found)
-        raise DamagedTar(f"holds sample {found[0].key} as {suffixes}, not as a picture, txt and json")
+        raise DamagedTar(
+            f"holds sample {found[0].key} as {suffixes}, not as a picture, txt and json (`gesso index` takes others)"
+        )
     return kinds
 
 
-def read_header(block: bytes, offset: int) -> tuple[Member, bool]:
-    """The member whose header is at `offset`, and whether it is a regular file. Raises DamagedTar."""
+def read_header(block: bytes, offset: int, told: Mapping[str, str] = NOTHING) -> tuple[Member, bytes]:
+    """The member whose header is at `offset`, and its type; `told`: by the header before. Raises DamagedTar."""
     try:
         if (
             int(block[CHECKSUM].rstrip(b" \0"), 8) != sum(block) - sum(block[CHECKSUM]) + 8 * ord(" ")
             or len(block) < BLOCK
         ):
             raise ValueError("bad checksum")
-        size = int(block[124:136].rstrip(b" \0"), 8)
-        name = block[:100].partition(b"\0")[0].decode()
+        size = int(told["size"]) if "size" in told else int(block[124:136].rstrip(b" \0"), 8)
+        name = told["path"] if "path" in told else name_of(block)
     except ValueError as error:
         raise DamagedTar(f"is no tar from byte {offset:,} on ({error})") from error
     body = offset + BLOCK
-    return Member(name, body, size, body + size + -size % BLOCK), block[156:157] in REGULAR
+    return Member(name, body, size, body + size + -size % BLOCK), block[156:157]
+
+
+def name_of(block: bytes) -> str:
+    """The name in a header's own fields."""
+    name = block[:100].partition(b"\0")[0].decode()
+    prefix = block[PREFIX].partition(b"\0")[0] if block[MAGIC] == USTAR else b""
+    return f"{prefix.decode()}/{name}" if prefix else name
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Key and suffix of a member as webdataset groups them: `./2024.v1/07.seg.PNG` → `2024.v1/07` and `seg.PNG`.
+
+    The key is the folders with the base name up to its first dot; `./` in front is dropped.
+    """
+    folder, slash, base = name.removeprefix("./").rpartition("/")
+    stem, _, suffix = base.partition(".")
+    return folder + slash + stem, suffix
 
 
 def suffix_of(path: str) -> str:

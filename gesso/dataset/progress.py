@@ -23,6 +23,21 @@ class ProgressFile:
         storage.remove(self._path)
 
 
+class IndexProgress:
+    """Reads how many of `tars` are indexed, and how many samples are in them and in those under way."""
+
+    def __init__(self, output: str, tars: int) -> None:
+        self._output, self._tars = output, tars
+        self._counts: dict[int, int] = {}
+
+    def __call__(self) -> State:
+        fresh = manifest.committed(self._output, frozenset(self._counts))
+        self._counts |= {index: int(marker["count"]) for index, marker in fresh.items()}
+        unfinished = sum(counts.total() for counts in manifest.progress_counts(self._output, frozenset(self._counts)))
+        done, samples = len(self._counts), sum(self._counts.values()) + unfinished
+        return State(done, self._tars, lambda rate: f"{line(done, self._tars, 'tars', rate)} · {samples:,} samples")
+
+
 class ShardsProgress:
     """Reads how many of `total` items are done: those of committed markers (`count`) and of progress files."""
 

@@ -18,6 +18,7 @@ PLANNED = "links"  # to be fetched
 REPEATS = ("repeat_link", "repeat_pair")
 URL_INVALID = "url_invalid"
 
+SAMPLE_REASONS = frozenset({"picture_missing", "duplicate_key", "name_undecodable"})  # by `gesso index`
 RESIZE_REASONS = frozenset({"not_an_image", "undecodable", "too_many_pixels", "too_small", "aspect_ratio"})
 
 
@@ -58,7 +59,8 @@ def status_of(reason: str) -> str:
         return SUCCESS
     if reason in RESIZE_REASONS:
         return FAILED_TO_RESIZE
-    return REJECTED if reason.startswith("caption_") or reason == URL_INVALID else FAILED_TO_DOWNLOAD
+    rejected = reason.startswith("caption_") or reason == URL_INVALID or reason in SAMPLE_REASONS
+    return REJECTED if rejected else FAILED_TO_DOWNLOAD
 
 
 def is_fetched(reason: str) -> bool:

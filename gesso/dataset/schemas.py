@@ -27,6 +27,14 @@ ROW_FIELDS = (
     pa.field("sha256", pa.string()),
     pa.field("phash", pa.string()),
 )
+INDEX_FIELDS = (  # of an index: a row for every sample of its tar
+    *ROW_FIELDS,  # url is empty where no json tells it
+    pa.field("source_tar", pa.string(), nullable=False),  # its file name
+    pa.field("source_key", pa.string(), nullable=False),  # the sample's key there
+    pa.field("image_offset", pa.int64()),  # of the picture's data in the tar; null where not taken, as the two below
+    pa.field("image_bytes", pa.int64()),
+    pa.field("image_format", pa.string()),  # by its first bytes: jpeg, png, webp or gif
+)
 METADATA_FIELDS = (  # row-aligned with a block of embeddings
     pa.field("key", pa.string(), nullable=False),  # of a sample, or a reference's file name without the extension
     pa.field("image_path", pa.string(), nullable=False),  # KEY.jpg in its shard, or the file's path below the folder
@@ -61,7 +69,8 @@ DROP_FIELDS = (  # a training sample to leave out
 )
 RANGE_FIELDS = (  # byte ranges of an exported sample
     pa.field("source_shard", pa.int32(), nullable=False),
-    pa.field("source_offset", pa.int64(), nullable=False),  # of the sample's first header in the source's tar
+    # of the sample's first header in the source's tar; of an index, as the one below, of the picture's data alone
+    pa.field("source_offset", pa.int64(), nullable=False),
     pa.field("source_bytes", pa.int64(), nullable=False),  # up to the next sample
     pa.field("offset", pa.int64(), nullable=False),  # of the sample's first header in its own tar
     pa.field("bytes", pa.int64(), nullable=False),  # up to the next sample
@@ -83,3 +92,8 @@ def plan_schema(extra: tuple[pa.Field, ...] = ()) -> pa.Schema:
 def row_schema(extra: tuple[pa.Field, ...] = ()) -> pa.Schema:
     """Columns of `00000.parquet`: one link a row, kept or not, then the input's extra columns."""
     return pa.schema([*ROW_FIELDS, *extra])
+
+
+def index_schema(carried: tuple[pa.Field, ...] = ()) -> pa.Schema:
+    """Columns of an index's `00000.parquet`: one sample a row, taken or not, then what is carried along."""
+    return pa.schema([*INDEX_FIELDS, *carried])

@@ -124,15 +124,23 @@ class HashingWriter:
 
 
 def tar_header(name: str, size: int) -> bytes:
-    """The header of a tar's member: the same bytes as tarfile's, ten times as fast."""
+    """The header of a tar's member: the same bytes as tarfile's, ten times as fast.
+
+    A PAX header stands before it where the name is longer than its field or not ASCII, or the file larger than 8 GiB.
+    """
     raw, octal = name.encode(), b"%011o" % size
-    if len(raw) > NAME_BYTES or len(octal) > SIZE_DIGITS:
+    if len(raw) > NAME_BYTES or len(octal) > SIZE_DIGITS or not raw.isascii():
         info = tarfile.TarInfo(name)
         info.size = size
-        return info.tobuf(tarfile.USTAR_FORMAT)
+        return info.tobuf(tarfile.PAX_FORMAT, "utf-8")
     total = EMPTY_CHECKSUM + sum(raw) + sum(octal) - sum(b"0" * SIZE_DIGITS)
     rest = (EMPTY_HEADER[len(raw) : 124], octal, EMPTY_HEADER[135:148], b"%06o" % total, EMPTY_HEADER[154:])
     return b"".join((raw, *rest))
+
+
+def header_bytes(name: str) -> int:
+    """The size of `tar_header` for a file of less than 8 GiB."""
+    return BLOCK if len(name) <= NAME_BYTES and name.isascii() else len(tar_header(name, 0))
 
 
 class TarWriter:
@@ -146,14 +154,18 @@ class TarWriter:
 
     def add_sample(self, row: Row, body: bytes) -> None:
         """A row's picture, caption and fields, side by side as webdataset wants them; no field without a type."""
-        fields = json.dumps(typed(row), ensure_ascii=False, allow_nan=False)
         self.add(f"{row['key']}.jpg", body)
         self.add(f"{row['key']}.txt", row["caption"].encode())
-        self.add(f"{row['key']}.json", fields.encode())
+        self.add(f"{row['key']}.json", json_text(row))
 
     def end(self) -> None:
         padding = b"\0" * (-(self._stream.bytes + len(END_OF_TAR)) % tarfile.RECORDSIZE)
         self._stream.write(END_OF_TAR + padding)
+
+
+def json_text(row: Row) -> bytes:
+    """A row as KEY.json has it."""
+    return json.dumps(typed(row), ensure_ascii=False, allow_nan=False).encode()
 
 
 def write_shard(
@@ -229,7 +241,9 @@ def add_samples(
         counts[reason] += 1
 
 
-def commit(output: str, index: int, written: Row, counts: Counter[str], started: float, ended: float) -> Row:
+def commit(
+    output: str, index: int, written: Row, counts: Counter[str], started: float, ended: float, more: Row | None = None
+) -> Row:
     """Writes and returns the commit marker, in the format of img2dataset's statistics: with it the shard is done."""
     marker = {
         "count": counts.total(),
@@ -240,6 +254,7 @@ def commit(output: str, index: int, written: Row, counts: Counter[str], started:
         "end_time": ended,
         "status_dict": dict(sorted(counts.items())),
         "files": written,
+        **(more or {}),
     }
     storage.write_json(storage.join(output, marker_name(index)), marker)
     return marker

@@ -77,7 +77,10 @@ def build_parser() -> Parser:
     parser = Parser("gesso embed", DESCRIPTION)
     what = parser.add_argument_group("input and output")
     what.add_argument(
-        "--shards", type=path, metavar="DIR", help="the --output of a finished `gesso collect`, or img2dataset's folder"
+        "--shards",
+        type=path,
+        metavar="DIR",
+        help="the --output of a finished `gesso collect` or `gesso index`, or img2dataset's folder",
     )
     what.add_argument(
         "--images", type=path, metavar="DIR", help="instead of --shards: a folder of pictures, such as COCO's val2014"

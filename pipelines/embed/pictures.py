@@ -1,7 +1,7 @@
 """The pictures to embed, with their metadata: samples of committed shards, or files of a folder. No Beam.
 
-A shard (of gesso or img2dataset) is one block, its samples in the order of the tar. A folder's pictures are split into
-blocks in the order of their paths; COCO's annotation file adds captions and links.
+A shard (of gesso or img2dataset, or a tar of an index) is one block, its samples in the order of the tar. A folder's
+pictures are split into blocks in the order of their paths; COCO's annotation file adds captions and links.
 """
 
 import hashlib
@@ -16,8 +16,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from gesso import storage
-from gesso.dataset import layout, manifest
-from gesso.dataset.members import SUFFIXES, suffix_of
+from gesso.dataset import index, layout, manifest
+from gesso.dataset.members import SUFFIXES, split_name, suffix_of
+from gesso.dataset.schemas import INDEX_FIELDS, METADATA_FIELDS
 from gesso.errors import Rejected, UserError
 from gesso.storage import Found
 
@@ -29,6 +30,8 @@ OTHER_FILE, FILE_MISSING = (
     "other_file",
     "file_missing",
 )  # counted only: files that are not pictures; annotated pictures without a file
+METADATA = {field.name for field in METADATA_FIELDS}
+INDEX_COLUMNS = [field.name for field in INDEX_FIELDS if field.name in METADATA or field.name.startswith("image_")]
 READERS = 16  # tars checked at a time
 END_OF_TAR = bytes(2 * tarfile.BLOCKSIZE)
 
@@ -59,9 +62,12 @@ class Block:
     path: str  # of the tar, or of the folder
     count: int  # samples
     entries: tuple[FolderPicture, ...] | None = None  # None: the block is a tar
+    indexed_by: str | None = None  # the index whose rows tell of the tar
 
     def samples(self) -> Iterator[Sample]:
         """The samples in a fixed order. Raises UserError where the tar is damaged."""
+        if self.indexed_by is not None:
+            return read_indexed(self, self.indexed_by)
         return read_tar(self) if self.entries is None else map(partial(folder_sample, self.path), self.entries)
 
 
@@ -90,21 +96,33 @@ def open_shards(path: str) -> Source:
     from gesso.dataset import collection
 
     path = storage.absolute(path)
+    if index.is_index(path):
+        return open_index(path)
     markers = manifest.committed(path)
     found = {item.path: item for item in storage.files(path) if item.path.endswith(".tar")}
-    tars = {index: found.pop(storage.join(path, layout.tar_name(index)), None) for index in markers}
-    if not tars and not found:
-        raise UserError(f"{path} holds no shards: give the --output of a `gesso collect`, or img2dataset's folder")
+    tars = {number: found.pop(storage.join(path, layout.tar_name(number)), None) for number in markers}
     check_complete(path, tars)
+    if not tars:
+        raise collection.no_shards_error(path, storage.sizes(path))
     if found:
         raise UserError(f"{next(iter(found))} has no marker with its size: {advice(path)}")
     with ThreadPoolExecutor(READERS) as pool:
         list(pool.map(check_ends, [tar for tar in tars.values() if tar]))
-    blocks = [Block(index, tar.path, markers[index]["successes"]) for index, tar in sorted(tars.items()) if tar]
+    blocks = [Block(number, tar.path, markers[number]["successes"]) for number, tar in sorted(tars.items()) if tar]
     listing = [tar for _, tar in sorted(tars.items()) if tar]
     name, sha256 = collection.checksum(path, storage.sizes(path))
     record = {"path": path, "shards": len(blocks), **summary(listing, path), name: sha256}
     return Source(collection.KIND, path, sha256, [record], tuple(blocks), {})
+
+
+def open_index(path: str) -> Source:
+    """The tars of a finished index. Raises UserError where it is unfinished, or a tar is gone or has another size."""
+    from gesso.dataset import collection
+
+    opened = collection.open_collection(path)
+    blocks = [Block(shard.number, shard.tar, shard.samples, indexed_by=path) for shard in opened.shards]
+    record = {name: value for name, value in opened.input_record().items() if name not in ("kind", "samples")}
+    return Source(collection.KIND, path, opened.sha256, [record], tuple(blocks), {})
 
 
 def check_complete(path: str, tars: dict[int, Found | None]) -> None:
@@ -156,17 +174,29 @@ def read_samples(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
         try:
             with tarfile.open(fileobj=stream, mode="r|") as tar:
                 for member in tar:
-                    folder, slash, name = member.name.rpartition("/")
-                    stem, _, suffix = name.partition(".")
-                    if sample and folder + slash + stem != key:
+                    own_key, suffix = split_name(member.name)
+                    if sample and own_key != key:
                         yield key, sample
                         sample = {}
                     body = tar.extractfile(member)
-                    key, sample[suffix.lower()] = folder + slash + stem, body.read() if body else b""
+                    key, sample[suffix.lower()] = own_key, body.read() if body else b""
         except tarfile.ReadError:
             return  # the caller finds the missing samples by their count
     if sample:
         yield key, sample
+
+
+def read_indexed(block: Block, path: str) -> Iterator[Sample]:
+    """The samples of a tar by the rows of the index in `path`. Raises UserError where either is damaged."""
+    table = index.read_taken(path, block.index, INDEX_COLUMNS)
+    if len(table) != block.count:
+        name = storage.join(path, layout.rows_name(block.index))
+        raise UserError(f"{name} has {len(table):,} samples, its marker counts {block.count:,}: `gesso verify {path}`")
+    places = zip(*(table[name].to_pylist() for name in index.PLACES), strict=True)
+    rows = (row for batch in table.to_batches() for row in batch.to_pylist())
+    for row, body in zip(rows, index.read_bodies(block.path, places), strict=True):
+        name = index.image_name(row["key"], row["image_format"])
+        yield Sample(row["key"], name, partial(bytes, body), {**row, "shard": block.index})
 
 
 def damage_message(block: Block, what: str) -> str:

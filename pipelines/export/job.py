@@ -70,16 +70,11 @@ class Job:
     def dropped(self) -> str | None:
         return storage.join(self.output, DROPPED) if self.drops else None
 
-    @property
-    def sizes(self) -> dict[int, int]:
-        """Bytes of each source shard's tar."""
-        return {shard.number: shard.bytes for shard in self.source.shards}
-
 
 def build_parser() -> Parser:
     parser = Parser("gesso export", DESCRIPTION)
     what = parser.add_argument_group("input and output")
-    shards_help = "the --output of `gesso collect`, or img2dataset's folder"
+    shards_help = "the --output of `gesso collect` or `gesso index`, or img2dataset's folder"
     what.add_argument("--shards", type=path, required=True, metavar="DIR", default=SUPPRESS, help=shards_help)
     what.add_argument("--drop", type=path, action="append", metavar="PATH", default=[], help=DROP_HELP)
     what.add_argument(
@@ -121,7 +116,7 @@ def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
     """The job with its input opened, and Beam's flags."""
     given, beam_flags = jobs.parse(build_parser(), argv)
     settings = read_flags(given, ExportSettings)
-    check_apart(given.shards, given.output)
+    check_apart(given.shards, given.output, "--shards {}")
     kinds.expect(given.shards, "gesso export --shards", *kinds.SHARDS)
     for listed in given.drop:
         kinds.expect(listed, "gesso export --drop", "matches", "repeats")
@@ -130,17 +125,22 @@ def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
     from gesso.pipelines.export import drop_lists, shuffle
 
     source = collection.open_collection(given.shards)
+    for folder in sorted({shard.tar.rpartition("/")[0] for shard in source.shards}):
+        check_apart(folder, given.output, "{}, where tars of --shards stand")
     drops = tuple(drop_lists.read(path, source.source_record()) for path in given.drop)
-    fields = shuffle.kept_fields(source.schema())
+    fields = shuffle.kept_fields(source.schema(), source.indexed)
     return Job(given.output, source, drops, fields, fitted(settings, source.samples)), beam_flags
 
 
-def check_apart(shards: str, output: str) -> None:
-    """Raises UserError where one of the two directories is the other, or lies in it, by their real paths."""
-    source, target = real_path(shards), real_path(output)
+def check_apart(folder: str, output: str, words: str) -> None:
+    """Raises UserError where one of the two directories is the other, or lies in it, by their real paths.
+
+    `words` say what the folder is, its path as {}.
+    """
+    source, target = real_path(folder), real_path(output)
     if target.is_relative_to(source) or source.is_relative_to(target):
         relation = "is" if source == target else "is inside" if target.is_relative_to(source) else "contains"
-        raise UserError(f"--output {output} {relation} --shards {shards}: give a directory apart from it")
+        raise UserError(f"--output {output} {relation} {words.format(folder)}: give a directory apart from it")
 
 
 def real_path(path: str) -> PurePath:
@@ -214,7 +214,7 @@ def build(pipeline: "beam.Pipeline", job: Job, plan: Json | None, input_info: Js
         targets = shards | transforms.WritePlan(config) | "Targets" >> beam.FlatMap(export.targets)
     else:
         targets = pipeline | "MissingTargets" >> beam.Create(export.missing(job.output, plan))
-    _ = targets | transforms.WriteShards(source, job.output, job.sizes)
+    _ = targets | transforms.WriteShards(job.source.shards, job.output)
 
 
 def print_funnel(plan: Json) -> None:

@@ -3,26 +3,30 @@
     rows in their final order ─▶ groups, prefetched by a few threads, each group read in the order of its offsets
         ─▶ headers checked against the plan ─▶ tar ─▶ marker
 
-Every byte is read once and written once. Memory holds the prefetched groups, never a whole shard.
+Of an index only the picture is read, and checked by its hash; caption and json are made of the rows. Every byte is read
+and written once. Memory holds the prefetched groups, never a whole shard.
 """
 
 import io
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import sha256
 from threading import Lock
 from time import monotonic, time
 from typing import Any, NamedTuple
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gesso import storage
-from gesso.dataset import members, shards
+from gesso.dataset import index, members, shards
+from gesso.dataset.collection import SourceShard
 from gesso.dataset.layout import rows_name, tar_name
 from gesso.dataset.members import CAPTION, IMAGE, JSON, DamagedTar
 from gesso.dataset.progress import ProgressFile
 from gesso.dataset.records import SUCCESS
+from gesso.dataset.schemas import RANGE_FIELDS
 from gesso.errors import UserError
 
 Json = dict[str, Any]
@@ -43,6 +47,9 @@ COLUMNS = [
     "json_bytes",
 ]
 BODIES = (IMAGE, CAPTION, JSON)
+RANGES = [field.name for field in RANGE_FIELDS]
+
+Files = list[tuple[str, bytes | memoryview]]  # suffix and content of a sample's members, in their order
 
 
 class PlannedSample(NamedTuple):
@@ -58,12 +65,19 @@ class PlannedSample(NamedTuple):
     json_bytes: int
 
 
-class SourceTars:
-    """Reads from the source's tars and keeps the last used ones open; `sizes`: planned bytes of each shard's tar."""
+class PlannedShard(NamedTuple):
+    """A shard's samples in order; `rows` are those of KEY.json, only of an index."""
 
-    def __init__(self, path: str, sizes: dict[int, int]) -> None:
-        self._path = path
-        self._sizes = sizes
+    samples: list[PlannedSample]
+    rows: pa.Table | None
+
+
+class SourceTars:
+    """Reads from the source's tars and keeps the last used ones open."""
+
+    def __init__(self, source: Sequence[SourceShard]) -> None:
+        self.indexed = any(shard.indexed for shard in source)
+        self._shards = {shard.number: shard for shard in source}
         self._open = OrderedDict[int, storage.Ranges]()
         self._lock = Lock()
 
@@ -88,36 +102,36 @@ class SourceTars:
 
     def _open_tar(self, shard: int) -> storage.Ranges:
         try:
-            tar = storage.Ranges(storage.join(self._path, tar_name(shard)))
+            tar = storage.Ranges(self._shards[shard].tar)
         except OSError as error:
             raise self.changed_error(shard, f"cannot be read ({error.strerror or error})") from error
-        if tar.size != self._sizes[shard]:
-            raise self.changed_error(shard, f"has {tar.size:,} bytes, not {self._sizes[shard]:,}")
+        if tar.size != self._shards[shard].bytes:
+            raise self.changed_error(shard, f"has {tar.size:,} bytes, not {self._shards[shard].bytes:,}")
         return tar
 
     def changed_error(self, shard: int, how: str) -> UserError:
         return UserError(
-            f"{storage.join(self._path, tar_name(shard))} has changed since the export was planned: it {how}; "
+            f"{self._shards[shard].tar} has changed since the export was planned: it {how}; "
             "bring the old shard back, or export to another --output"
         )
 
 
-def write_shard(output: str, index: int, rows: Json, tars: SourceTars) -> Json:
+def write_shard(output: str, number: int, rows: Json, tars: SourceTars) -> Json:
     """Writes `output`/00000.tar from its planned rows; returns its marker. `rows`: their file's size and checksum."""
     started = time()
-    planned = read_planned(storage.join(output, rows_name(index)), rows)
-    progress_file = ProgressFile(output, index, counts := Counter[str]())
-    with storage.write_whole(storage.join(output, tar_name(index))) as stream:
+    planned = read_planned(storage.join(output, rows_name(number)), rows, tars.indexed)
+    progress_file = ProgressFile(output, number, counts := Counter[str]())
+    with storage.write_whole(storage.join(output, tar_name(number))) as stream:
         hashing = shards.HashingWriter(stream)
         write_tar(hashing, planned, tars, counter_with_progress(progress_file, counts))
-    written = {tar_name(index): hashing.summary(), rows_name(index): rows}
-    marker = shards.commit(output, index, written, counts, started, time())
+    written = {tar_name(number): hashing.summary(), rows_name(number): rows}
+    marker = shards.commit(output, number, written, counts, started, time())
     progress_file.remove()
     return marker
 
 
-def read_planned(path: str, expected: Json) -> list[PlannedSample]:
-    """A shard's planned samples in order. Raises UserError where the file is not the one that was planned."""
+def read_planned(path: str, expected: Json, indexed: bool) -> PlannedShard:
+    """A shard as it was planned. Raises UserError where the file is not the one that was planned."""
     try:
         with storage.open_input(path) as stream:
             body = stream.read()
@@ -125,29 +139,51 @@ def read_planned(path: str, expected: Json) -> list[PlannedSample]:
         raise UserError(f"{path} cannot be read ({error.strerror or error}): export to another --output") from error
     if sha256(body).hexdigest() != expected["sha256"]:
         raise UserError(f"{path} is not the file that was planned: export to another --output")
-    table = pq.read_table(io.BytesIO(body), columns=COLUMNS)
-    return list(map(PlannedSample, *(table[name].to_pylist() for name in COLUMNS)))
+    table = pq.read_table(io.BytesIO(body), columns=None if indexed else COLUMNS)
+    samples = list(map(PlannedSample, *(table[name].to_pylist() for name in COLUMNS)))
+    return PlannedShard(samples, table.drop_columns(RANGES) if indexed else None)
 
 
 def write_tar(
-    hashing: shards.HashingWriter, planned: list[PlannedSample], tars: SourceTars, sample_done: Callable[[], None]
+    hashing: shards.HashingWriter, planned: PlannedShard, tars: SourceTars, sample_done: Callable[[], None]
 ) -> None:
     """Writes every sample at its planned offset. Raises UserError where the source has changed."""
-    tar = shards.TarWriter(hashing)
-    for item, data in prefetch(planned, tars):
+    tar, read = shards.TarWriter(hashing), prefetch(planned.samples, tars)
+    of_source = ((item, source_files(item, data, tars)) for item, data in read)
+    for item, files in of_source if planned.rows is None else indexed_files(read, planned.rows, tars):
         assert hashing.bytes == item.offset, item
-        try:
-            parts = members.sample_members(data)
-        except DamagedTar as damage:
-            raise tars.changed_error(item.source_shard, f"{damage} at byte {item.source_offset:,}") from damage
-        sizes = tuple(parts[kind].bytes for kind in BODIES)
-        if parts[IMAGE].key != item.key or sizes != item[-len(BODIES) :]:
-            raise tars.changed_error(item.source_shard, f"holds another sample at byte {item.source_offset:,}")
-        view = memoryview(data)
-        for member in map(parts.__getitem__, BODIES):
-            tar.add(f"{item.key}.{member.suffix}", view[member.offset : member.offset + member.bytes])
+        for suffix, body in files:
+            tar.add(f"{item.key}.{suffix}", body)
         sample_done()
     tar.end()
+
+
+def source_files(item: PlannedSample, data: bytes, tars: SourceTars) -> Files:
+    """The members of a sample, from its bytes in the source's tar."""
+    try:
+        parts = members.sample_members(data)
+    except DamagedTar as damage:
+        raise tars.changed_error(item.source_shard, f"{damage} at byte {item.source_offset:,}") from damage
+    sizes = tuple(parts[kind].bytes for kind in BODIES)
+    if parts[IMAGE].key != item.key or sizes != item[-len(BODIES) :]:
+        raise tars.changed_error(item.source_shard, f"holds another sample at byte {item.source_offset:,}")
+    view = memoryview(data)
+    found = map(parts.__getitem__, BODIES)
+    return [(each.suffix, view[each.offset : each.offset + each.bytes]) for each in found]
+
+
+def indexed_files(
+    read: Iterable[tuple[PlannedSample, bytes]], rows: pa.Table, tars: SourceTars
+) -> Iterator[tuple[PlannedSample, Files]]:
+    """Each sample's picture, from the bytes of its range, with caption and json, from its row."""
+    texts = (text for batch in rows.to_batches() for text in index.texts(batch))
+    checks = zip(rows["sha256"].to_pylist(), rows["image_format"].to_pylist(), strict=True)
+    for (item, data), (caption, fields), (checksum, form) in zip(read, texts, checks, strict=True):
+        if sha256(data).hexdigest() != checksum:
+            raise tars.changed_error(item.source_shard, f"holds another picture at byte {item.source_offset:,}")
+        if (len(caption), len(fields)) != item[-2:]:
+            raise UserError(f"sample {item.key} was planned by another version of gesso: export to another --output")
+        yield item, [(index.SUFFIXES[form], data), ("txt", caption), ("json", fields)]
 
 
 def prefetch(planned: list[PlannedSample], tars: SourceTars) -> Iterator[tuple[PlannedSample, bytes]]:

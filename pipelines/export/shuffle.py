@@ -1,6 +1,6 @@
 """The plan of an export's shuffle: which samples are kept, and the split, shard and order of each. Knows no Beam.
 
-    tar headers + rows ─ read_shard ─▶ kept samples' rows with their byte ranges
+    tar headers + rows (of an index rows alone) ─ read_shard ─▶ kept samples' rows with their byte ranges
         ─ split_by_target ─▶ (target, packed rows) ─ Beam's shuffle ─ write_rows ─▶ train/00000.parquet, validation/…
 
 Two 64-bit hashes decide. The validation split is the `validation_size` kept samples with the smallest `split_hash`, a
@@ -12,6 +12,7 @@ picture. A target is a shard to write; the shards of both splits are numbered co
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,13 +22,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gesso import storage
-from gesso.dataset import members
+from gesso.dataset import index, members
 from gesso.dataset.collection import SourceShard, first_line
-from gesso.dataset.layout import SPLITS, rows_name, tar_name
+from gesso.dataset.layout import SPLITS, rows_name
 from gesso.dataset.members import DamagedTar, Sample
 from gesso.dataset.records import SUCCESS
 from gesso.dataset.schemas import RANGE_FIELDS
-from gesso.dataset.shards import BLOCK, HashingWriter
+from gesso.dataset.shards import BLOCK, HashingWriter, header_bytes
 from gesso.errors import UserError
 from gesso.pipelines import packing
 from gesso.pipelines.export import drop_lists
@@ -38,8 +39,10 @@ Numbers = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 
 KEPT = "kept"
+BODIES = (members.IMAGE, members.CAPTION, members.JSON)  # a sample's members, in their order
 SOURCE_RANGES = ("source_shard", "source_offset", "source_bytes", "image_bytes", "caption_bytes", "json_bytes")
 RANGES = {field.name: field for field in RANGE_FIELDS}
+SUFFIX_FIELD = pa.field("image_suffix", pa.string(), nullable=False)
 HASH_FIELDS = (pa.field("split_hash", pa.uint64(), nullable=False), pa.field("order_hash", pa.uint64(), nullable=False))
 BUCKET_BITS = 12  # of split_hash: 4,096 counts for each source shard; of 250M samples 61,000 fall into one bucket
 LICENCES = ("licence", "license")
@@ -73,9 +76,9 @@ class ShufflePlan(NamedTuple):
         return (0, target) if target < self.shards[0] else (1, target - self.shards[0])
 
 
-def kept_fields(source: pa.Schema) -> tuple[pa.Field, ...]:
-    """The source's columns without the byte ranges of an earlier export. Raises UserError for a clash of names."""
-    clash = [name for name in source.names if name in RANGES]
+def kept_fields(source: pa.Schema, indexed: bool = False) -> tuple[pa.Field, ...]:
+    """The source's columns without byte ranges in its own tars. Raises UserError for a clash of names."""
+    clash = [name for name in source.names if name in RANGES and not (indexed and name in index.PLACES)]
     if clash and len(clash) < len(RANGES):
         raise UserError(
             f"the rows have a column {clash[0]}, a name that an export uses itself: collect them without it"
@@ -84,7 +87,7 @@ def kept_fields(source: pa.Schema) -> tuple[pa.Field, ...]:
 
 
 def packed_schema(fields: tuple[pa.Field, ...]) -> pa.Schema:
-    return pa.schema([*fields, *(RANGES[name] for name in SOURCE_RANGES), *HASH_FIELDS])
+    return pa.schema([*fields, *(RANGES[name] for name in SOURCE_RANGES), SUFFIX_FIELD, *HASH_FIELDS])
 
 
 def final_schema(fields: tuple[pa.Field, ...]) -> pa.Schema:
@@ -101,9 +104,9 @@ def read_shard(
 
     `dropped` is the file of the samples to drop. Raises UserError where tar or rows are damaged or disagree.
     """
-    samples = read_samples(storage.join(path, tar_name(shard.number)), shard.bytes)
+    read = read_indexed if shard.indexed else read_collected
+    samples, rows = read(path, shard, fields)
     keys = pa.array([sample.key for sample in samples], pa.string())
-    rows = read_rows(storage.join(path, rows_name(shard.number)), keys, fields)
     reasons = drop_lists.reasons_of(keys, dropped) if dropped and samples else pa.nulls(len(keys), pa.string())
     keep = pc.is_null(reasons)
     counts = Counter(reasons.drop_null().to_pylist())
@@ -113,6 +116,27 @@ def read_shard(
     columns += [pa.array(key_hashes(kept, person="validation")), pa.array(key_hashes(kept, person="order", seed=seed))]
     counts[KEPT] = len(kept)
     return pa.RecordBatch.from_arrays(columns, schema=packed_schema(fields)), counts
+
+
+def read_collected(path: str, shard: SourceShard, fields: tuple[pa.Field, ...]) -> tuple[list[Sample], pa.RecordBatch]:
+    """The samples of a tar by its headers, and their rows."""
+    samples = read_samples(shard.tar, shard.bytes)
+    keys = pa.array([sample.key for sample in samples], pa.string())
+    return samples, read_rows(storage.join(path, rows_name(shard.number)), keys, fields)
+
+
+def read_indexed(path: str, shard: SourceShard, fields: tuple[pa.Field, ...]) -> tuple[list[Sample], pa.RecordBatch]:
+    """The taken samples of an index's tar with their rows; caption and json are those that are written of the rows."""
+    table = index.read_taken(path, shard.number).combine_chunks()
+    rows = one_batch(table.select([field.name for field in fields]).cast(pa.schema(fields)))
+    texts = ((len(caption), len(fields)) for caption, fields in index.texts(rows))
+    places = zip(*(table[name].to_pylist() for name in (*index.PLACES, "image_format")), strict=True)
+    keys = rows["key"].to_pylist()
+    samples = [
+        Sample(key, offset, size, size, *sizes, index.SUFFIXES[form])
+        for key, (offset, size, form), sizes in zip(keys, places, texts, strict=True)
+    ]
+    return samples, rows
 
 
 def read_samples(path: str, size: int) -> list[Sample]:
@@ -144,14 +168,19 @@ def read_rows(path: str, keys: pa.Array, fields: tuple[pa.Field, ...]) -> pa.Rec
             f"{path} has {len(table):,} kept samples, its tar {len(keys):,}, {len(keys) - found.null_count:,} of them "
             "the same: `gesso verify` tells what is damaged"
         )
-    batches = table.take(found).combine_chunks().to_batches()
-    return batches[0] if batches else pa.RecordBatch.from_pylist([], schema)
+    return one_batch(table.take(found))
+
+
+def one_batch(table: pa.Table) -> pa.RecordBatch:
+    batches = table.combine_chunks().to_batches()
+    return batches[0] if batches else pa.RecordBatch.from_pylist([], table.schema)
 
 
 def source_ranges(shard: int, samples: Sequence[Sample]) -> list[pa.Array]:
-    """The columns of SOURCE_RANGES."""
-    numbers = np.array([sample[1:] for sample in samples], np.int64).reshape(-1, len(SOURCE_RANGES) - 1)
-    return [pa.array(np.full(len(samples), shard, np.int32)), *(pa.array(column) for column in numbers.T)]
+    """The columns of SOURCE_RANGES and SUFFIX_FIELD."""
+    numbers = np.array([sample[1:-1] for sample in samples], np.int64).reshape(-1, len(SOURCE_RANGES) - 1)
+    suffixes = pa.array([sample.image_suffix for sample in samples], pa.string())
+    return [pa.array(np.full(len(samples), shard, np.int32)), *(pa.array(column) for column in numbers.T), suffixes]
 
 
 def key_hashes(keys: Sequence[str], person: str, seed: int = 0) -> Hashes:
@@ -260,11 +289,11 @@ def unpack_sorted(packed: Iterable[bytes], fields: tuple[pa.Field, ...]) -> pa.T
 
 def byte_ranges(table: pa.Table) -> dict[str, pa.Array]:
     """The byte ranges of each sample in its new tar: picture, caption and json, in this order."""
-    sizes = {name: table[f"{name}_bytes"].to_numpy() for name in (members.IMAGE, members.CAPTION, members.JSON)}
-    offset, columns = np.zeros(len(table), np.int64), {}
-    for name, size in sizes.items():
-        columns[f"{name}_offset"] = offset + BLOCK
-        offset = offset + BLOCK + size + -size % BLOCK
+    keys, offset, columns = table["key"].to_pylist(), np.zeros(len(table), np.int64), {}
+    for name, suffixes in zip(BODIES, (table["image_suffix"].to_pylist(), repeat("txt"), repeat("json")), strict=True):
+        size, names = table[f"{name}_bytes"].to_numpy(), map(".".join, zip(keys, suffixes, strict=False))
+        columns[f"{name}_offset"] = begin = offset + np.fromiter(map(header_bytes, names), np.int64, len(keys))
+        offset = begin + size + -size % BLOCK
     start = np.cumsum(offset) - offset
     columns = {name: column + start for name, column in columns.items()}
     return {name: pa.array(column) for name, column in {**columns, "offset": start, "bytes": offset}.items()}

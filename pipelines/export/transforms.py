@@ -3,7 +3,7 @@
 Image bytes never cross a shuffle: what is grouped or reshuffled is packed rows, counts and shard numbers.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,21 +124,21 @@ def write_plan_json(plan: ShufflePlan, written: Iterable[Json], counts: Counts, 
 class WriteShards(beam.PTransform):
     """Targets → their tars and markers and, when all are written, the manifest."""
 
-    def __init__(self, source: str, output: str, sizes: dict[int, int]) -> None:
+    def __init__(self, source: Sequence[SourceShard], output: str) -> None:
         super().__init__()
-        self._source, self._output, self._sizes = source, output, sizes
+        self._source, self._output = source, output
 
     def expand(self, targets: beam.PCollection) -> beam.PCollection:
         return (
             targets
             | beam.Reshuffle()
-            | "WriteShard" >> beam.Map(write_shard, self._source, self._output, self._sizes)
+            | "WriteShard" >> beam.Map(write_shard, self._source, self._output)
             | "TotalWritten" >> beam.CombineGlobally(sum)
             | "WriteManifest" >> beam.Map(lambda _: export.finish(self._output))
         )
 
 
-def write_shard(target: Target, source: str, output: str, sizes: dict[int, int]) -> int:
+def write_shard(target: Target, source: Sequence[SourceShard], output: str) -> int:
     """Writes a target's tar and marker; returns its number of samples."""
-    tars = shard_writer.SourceTars(source, sizes)
+    tars = shard_writer.SourceTars(source)
     return int(shard_writer.write_shard(storage.join(output, target.split), target.number, target.rows, tars)["count"])

@@ -69,7 +69,12 @@ def build_parser() -> Parser:
     parser = Parser("gesso repeats", DESCRIPTION)
     what = parser.add_argument_group("input and output")
     what.add_argument(
-        "--shards", type=path, required=True, metavar="DIR", default=SUPPRESS, help="the --output of `gesso collect`"
+        "--shards",
+        type=path,
+        required=True,
+        metavar="DIR",
+        default=SUPPRESS,
+        help="the --output of `gesso collect` or `gesso index`",
     )
     what.add_argument(
         "--embeddings",

@@ -66,7 +66,7 @@ def build_parser() -> Parser:
         "gesso report",
         "Writes a self-contained HTML page about a dataset's content, a training's progress, or a folder of outputs.",
     )
-    made = "`gesso collect`, `export`, `encode`, `train dvae`, `train prior` or `train contrastive`"
+    made = "`gesso collect`, `index`, `export`, `encode`, `train dvae`, `train prior` or `train contrastive`"
     parser.add_argument("directory", type=path, help=f"the --output of {made}, or a folder that holds several")
     parser.add_argument(
         "--output", type=path, metavar="FILE", help="file to write the page to; DIR/report.html if not given"

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from gesso.dataset.reasons import PENDING, STAGES, meaning, stage_of
+from gesso.dataset.reasons import PENDING, PICTURE, RULES, STAGES, Stage, meaning, stage_of
 from gesso.dataset.records import ROWS_READ, SUCCESS, is_fetched
 from gesso.pipelines.report import charts
 from gesso.pipelines.report.charts import Segment, number, share
@@ -34,6 +34,18 @@ will with you your
 STOP_WORDS = frozenset(STOP_TEXT.split())
 
 
+# Of an index, where nothing is fetched.
+INDEX_STAGES = (
+    Stage(RULES, "without a picture or a caption, or of a key that came before", "With picture and caption"),
+    Stage(PICTURE, "pictures refused", "Taken"),
+)
+LEFT_OUT = {  # in the markers of an index
+    "members_dropped": "Files of samples that are not carried, by their endings",
+    "members_skipped": "Members of no sample",
+    "values_dropped": "Values of another type than their column's",
+}
+
+
 @dataclass(frozen=True)
 class DatasetSummary:
     """The input of the page."""
@@ -49,6 +61,15 @@ class DatasetSummary:
     survey: Survey
     kept: list[Picture]
     rejected: dict[str, list[Picture]]
+    indexed: bool = False
+
+    @property
+    def noun(self) -> str:
+        return "samples" if self.indexed else "rows"
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return INDEX_STAGES if self.indexed else STAGES
 
     @property
     def settings(self) -> Json:
@@ -83,6 +104,7 @@ def render(dataset: DatasetSummary) -> str:
         sizes=sizes(dataset),
         captions=captions(dataset.survey),
         cards=cards(dataset),
+        left_out=left_out(dataset),
     )
 
 
@@ -157,17 +179,18 @@ def when(markers: Mapping[int, Json]) -> str:
 def facts(dataset: DatasetSummary) -> list[tuple[str, str]]:
     """The numbers at the top of the page, each with its label."""
     fetched = sum(count for reason, count in dataset.reasons.items() if is_fetched(reason) and is_link(reason))
+    done, unit = (dataset.rows, "samples") if dataset.indexed else (fetched + dataset.samples, "links")
     passed = busy(dataset.markers)
-    rate = (fetched + dataset.samples) / passed if passed else 0
+    rate = done / passed if passed else 0
     return [
         (number(dataset.samples), "pictures with captions"),
         (
             share(dataset.samples, dataset.rows),
-            f"of {number(dataset.rows)} rows read" + (", so far" if state(dataset) else ""),
+            f"of {number(dataset.rows)} {dataset.noun} read" + (", so far" if state(dataset) else ""),
         ),
-        (size(dataset.bytes), "in the tars of kept samples"),
+        (size(dataset.bytes), "in the tars" if dataset.indexed else "in the tars of kept samples"),
         (number(len(dataset.markers)), "shard" if len(dataset.markers) == 1 else "shards"),
-        (seconds(passed), "of work" + (f" at {rate:,.{0 if rate >= 10 else 1}f} links a second" if rate else "")),
+        (seconds(passed), "of work" + (f" at {rate:,.{0 if rate >= 10 else 1}f} {unit} a second" if rate else "")),
     ]
 
 
@@ -190,8 +213,8 @@ def by_stage(dataset: DatasetSummary) -> Counter[str]:
 def steps(dataset: DatasetSummary) -> list[Json]:
     """The steps of the funnel: the rows that are left, and those lost before."""
     lost, left = by_stage(dataset), dataset.rows
-    rows: list[Json] = [step("Rows read", "", left, 0, dataset.rows, "")]
-    for stage in STAGES:
+    rows: list[Json] = [step(f"{dataset.noun.capitalize()} read", "", left, 0, dataset.rows, "")]
+    for stage in dataset.stages:
         gone = lost[stage.name]
         left -= gone
         if gone or stage.name not in ("rows", "repeats", PENDING):
@@ -210,18 +233,18 @@ def funnel_line(dataset: DatasetSummary) -> str:
     """A sentence about the stage at which most rows are lost."""
     lost = by_stage(dataset)
     lost.pop(PENDING)
-    titles = {stage.name: stage.title for stage in STAGES}
+    titles = {stage.name: stage.title for stage in dataset.stages}
     worst, count = max(lost.items(), key=lambda item: item[1], default=("", 0))
     if not count:
-        return "No row of the finished shards is lost."
-    return f"The largest loss is {number(count)} rows ({share(count, dataset.rows)}): {titles[worst]}."
+        return f"No {dataset.noun[:-1]} of the finished shards is lost."
+    return f"The largest loss is {number(count)} {dataset.noun} ({share(count, dataset.rows)}): {titles[worst]}."
 
 
 def groups(dataset: DatasetSummary) -> list[Json]:
     """The reasons by stage, the frequent ones first."""
     most = max(dataset.reasons.values(), default=0)
     found = []
-    for stage in STAGES:
+    for stage in dataset.stages:
         rows = [item for item in dataset.reasons.most_common() if item[1] and stage_of(item[0]) == stage.name]
         if rows:
             total = sum(count for _, count in rows)
@@ -244,6 +267,21 @@ def reason_line(dataset: DatasetSummary, kind: str, reason: str, count: int, mos
         "meaning": meaning(reason),
         "shown": shown,
     }
+
+
+# ── what an index leaves in its tars ──
+
+
+def left_out(dataset: DatasetSummary) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The counts of what does not travel, the frequent first, under a title each."""
+    found = []
+    for name, title in LEFT_OUT.items():
+        counts = Counter[str]()
+        for marker in dataset.markers.values():
+            counts.update(marker.get(name, {}))
+        if counts:
+            found.append((title, [(item, number(count)) for item, count in counts.most_common(TOP_HOSTS)]))
+    return found
 
 
 # ── hosts ──

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from gesso import storage
-from gesso.dataset import layout, manifest
+from gesso.dataset import index, layout, manifest
 from gesso.dataset.records import ROWS_READ, SUCCESS
 from gesso.errors import UserError
 from gesso.pipelines.report import export_page, page, samples, tokens_page
@@ -36,13 +36,14 @@ def summarize(output: str, pictures: int) -> page.DatasetSummary:
     """The content of the page. Raises UserError where the directory holds no dataset."""
     plan, markers = manifest.read_plan(output), manifest.committed(output)
     sizes = manifest.sizes(output)
-    with_rows = [index for index in markers if layout.rows_name(index) in sizes]
+    with_rows = [number for number in markers if layout.rows_name(number) in sizes]
     if plan is None and not with_rows:
         raise UserError(
             f"{output} holds no dataset: give the --output of a `gesso collect` that has at least written its plan"
         )
     finished = storage.exists(storage.join(output, layout.MANIFEST))
-    survey = survey_rows([storage.join(output, layout.rows_name(index)) for index in with_rows], plan is None)
+    indexed = (plan or {}).get("kind") == index.KIND
+    survey = survey_rows([storage.join(output, layout.rows_name(number)) for number in with_rows], plan is None)
     return page.DatasetSummary(
         name=directory_name(output),
         by_img2dataset=plan is None,
@@ -50,12 +51,26 @@ def summarize(output: str, pictures: int) -> page.DatasetSummary:
         plan=plan or {},
         markers=markers,
         versions=versions_of(output) if finished else {},
-        bytes=sum(sizes.get(layout.tar_name(index), 0) for index in markers),
-        funnel=manifest.funnel(plan, markers.values()) if plan else funnel_of_rows(survey),
+        bytes=sum(tar_bytes(sizes, number, marker) for number, marker in markers.items()),
+        funnel=funnel_of(plan, markers, survey),
         survey=survey,
         kept=samples.kept_pictures(output, list(markers), pictures),
         rejected=samples.rejected_pictures(output, list(markers)),
+        indexed=indexed,
     )
+
+
+def tar_bytes(sizes: dict[str, int], number: int, marker: manifest.Json) -> int:
+    """Of a shard; a marker of an index tells them."""
+    return int(marker.get("tar", {}).get("bytes", 0)) or sizes.get(layout.tar_name(number), 0)
+
+
+def funnel_of(plan: manifest.Json | None, markers: dict[int, manifest.Json], survey: Survey) -> manifest.Json:
+    """The funnel so far; the plan of an index does not know how many samples there are."""
+    if plan is None:
+        return funnel_of_rows(survey)
+    counted = {"rows_read": survey.rows, "counted_only": {}} | plan
+    return manifest.funnel(counted, markers.values())
 
 
 def versions_of(output: str) -> manifest.Json:

@@ -110,6 +110,21 @@ def collection(path: str) -> Chapter | None:
     )
 
 
+def index(path: str) -> Chapter | None:
+    described = finished(path)
+    if not described:
+        return None
+    read, taken = described["funnel"][ROWS_READ], described["funnel"][SUCCESS]
+    kept = samples.kept_pictures(path, list(manifest.committed(path)), PICTURES)
+    return Chapter(
+        name_of(path),
+        "Tars of others",
+        f"{number(taken)} of {number(read)} samples in {number(len(described['shards']))} tars are taken.",
+        [Picture(each.uri, each.row["caption"]) for each in kept],
+        page=link(path),
+    )
+
+
 def export(path: str) -> Chapter | None:
     described = finished(path)
     if not described:
@@ -262,6 +277,7 @@ def evaluation(path: str) -> Chapter | None:
 # By kind, in the order of the work.
 CHAPTERS: dict[str, Callable[[str], Chapter | None]] = {
     "collection": collection,
+    "index": index,
     "matches": overlap,
     "export": export,
     "dvae": training("Reconstructions", of_dvae, "Validation pictures above, what the dVAE's codes give back below"),

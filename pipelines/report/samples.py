@@ -9,18 +9,19 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from gesso import images, storage
-from gesso.dataset import layout
+from gesso.dataset import index, layout
+from gesso.dataset.members import SUFFIXES, split_name
 from gesso.errors import Rejected
 
 Row = dict[str, Any]
 
 SHARDS = 24  # tars that are opened
+FEW = 16  # pictures of an index that are read at once
 LONG_SIDE = 192  # pixels
 PER_REASON = 8
 REJECTED_NAMES = (layout.rejected_name, layout.former_rejected_name)
 SIZES = ("width", "height", "original_width", "original_height")
 BUDGET = 4_500_000  # bytes of all kept pictures as data URIs, so that the page stays under 6 MB
-SUFFIXES = ("jpg", "jpeg", "png", "webp")
 
 
 class Picture(NamedTuple):
@@ -42,17 +43,31 @@ def kept_pictures(output: str, indexes: Sequence[int], count: int) -> list[Pictu
     """The first few samples of some shards."""
     chosen = spread(indexes, min(SHARDS, max(1, count)))
     each = -(-count // max(1, len(chosen)))
-    found = (
-        picture for index in chosen for picture in islice(pictures(storage.join(output, layout.tar_name(index))), each)
-    )
+    of_shard = indexed_pictures if index.is_index(output) else collected_pictures
+    found = (picture for number in chosen for picture in islice(of_shard(output, number), each))
     return list(within_budget(islice(found, count)))
+
+
+def collected_pictures(output: str, number: int) -> Iterator[Picture]:
+    return pictures(storage.join(output, layout.tar_name(number)))
+
+
+def indexed_pictures(output: str, number: int) -> Iterator[Picture]:
+    """The taken samples of an index's tar. Raises UserError where the tar is gone."""
+    columns = ["caption", "url", *SIZES, *index.PLACES]
+    for batch in index.read_taken(output, number, columns).to_batches(FEW):
+        rows = batch.to_pylist()
+        bodies = index.read_bodies(
+            index.tar_of(output, number).path, [(row["image_offset"], row["image_bytes"]) for row in rows]
+        )
+        yield from (picture for row, body in zip(rows, bodies, strict=True) for picture in shown(body, row))
 
 
 def rejected_pictures(output: str, indexes: Sequence[int]) -> dict[str, list[Picture]]:
     """Rejected pictures, by reason."""
     found: dict[str, list[Picture]] = {}
-    for index in spread(indexes, SHARDS):
-        for picture in chain(*(pictures(storage.join(output, name(index))) for name in REJECTED_NAMES)):
+    for number in spread(indexes, SHARDS):
+        for picture in chain(*(pictures(storage.join(output, name(number))) for name in REJECTED_NAMES)):
             of_reason = found.setdefault(picture.row["reason"], [])
             if len(of_reason) < PER_REASON:
                 of_reason.append(picture)
@@ -74,14 +89,18 @@ def pictures(path: str) -> Iterator[Picture]:
         return
     for sample in read_tar(path):
         body = next((sample[suffix] for suffix in SUFFIXES if suffix in sample), b"")
-        try:
-            header = images.read_header(body)
-            small = images.thumbnail(body, header, LONG_SIDE)
-        except Rejected:
-            continue
-        shown = images.read_header(small)
-        uri = "data:image/jpeg;base64," + base64.b64encode(small).decode()
-        yield Picture(uri, shown.width, shown.height, row_of(sample))
+        yield from shown(body, row_of(sample))
+
+
+def shown(body: bytes, row: Row) -> Iterator[Picture]:
+    """The picture as the page shows it; none where it does not decode."""
+    try:
+        small = images.thumbnail(body, images.read_header(body), LONG_SIDE)
+    except Rejected:
+        return
+    header = images.read_header(small)
+    uri = "data:image/jpeg;base64," + base64.b64encode(small).decode()
+    yield Picture(uri, header.width, header.height, row)
 
 
 def row_of(sample: dict[str, bytes]) -> Row:
@@ -100,12 +119,12 @@ def read_tar(path: str) -> Iterator[dict[str, bytes]]:
         try:
             with tarfile.open(fileobj=stream, mode="r|") as tar:
                 for member in tar:
-                    name, _, suffix = member.name.rpartition("/")[2].partition(".")
-                    if sample and name != key:
+                    own_key, suffix = split_name(member.name)
+                    if sample and own_key != key:
                         yield sample
                         sample = {}
                     body = tar.extractfile(member)
-                    key, sample[suffix] = name, body.read() if body else b""
+                    key, sample[suffix.lower()] = own_key, body.read() if body else b""
         except tarfile.ReadError:
             return
     if sample:

@@ -143,7 +143,10 @@ class Survey:
 
     def add_sizes(self, batch: pa.Table, kept: npt.NDArray[np.bool_]) -> None:
         number = {name: batch[name].to_numpy() for name in NUMBERS}
-        width, height = number["original_width"], number["original_height"]
+        width, height = (
+            np.where(np.isnan(number[f"original_{side}"]), number[side], number[f"original_{side}"])
+            for side in ("width", "height")
+        )
         self.short_side.add(np.minimum(width, height), kept)
         self.aspect.add(width / np.maximum(height, 1), kept)
         self.kept_side.add(np.minimum(number["width"], number["height"]), kept)

@@ -7,6 +7,7 @@ import pytest
 
 from gesso.dedup import pictures
 from gesso.errors import Rejected, UserError
+from tests import indexes
 from tests.datasets import picture, write_dataset
 
 
@@ -25,6 +26,25 @@ def test_folders_and_shards_side_by_side(tmp_path: Path) -> None:
     with tarfile.open(f"{shards}/00000.tar") as tar:
         bodies = [tar.extractfile(member).read() for member in tar if member.name.endswith(".jpg")]  # type: ignore[union-attr]
     assert [Path(location.path).read_bytes()[location.offset :][: location.size] for location in found[2:8]] == bodies
+
+
+def test_an_index_has_its_pictures_in_the_tars_of_others(tmp_path: Path) -> None:
+    indexes.write_tar(tmp_path / "theirs/part-2.tar", [("a", {"jpg": b"no picture", "txt": b"not taken"})])
+    tars = [*indexes.write_sources(tmp_path / "theirs", (3, 2)), tmp_path / "theirs/part-2.tar"]
+    index = indexes.write_index(tmp_path / "index", tars)
+    found = pictures.find([index])
+    assert [Path(each.path).read_bytes()[each.offset :][: each.size] for each in found] == [
+        indexes.picture(number) for number in range(5)
+    ]
+    before = pictures.content_sha256([index], found)
+    (tmp_path / "other").mkdir()
+    for name in ("theirs", "index"):
+        (tmp_path / name).rename(tmp_path / "other" / name)
+    moved = str(tmp_path / "other/index")
+    assert pictures.content_sha256([moved], pictures.find([moved])) == before
+    (tmp_path / "other/theirs/part-1.tar").unlink()
+    with pytest.raises(UserError, match=r"part-1\.tar is gone: bring it back"):
+        pictures.find([moved])
 
 
 def test_a_picture_is_decoded_at_the_size_that_is_asked_for(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from gesso.errors import UserError
 from gesso.evaluation.pictures import annotated, open_side, read
 from gesso.storage import Range
+from tests import indexes
 from tests.evaluations import PHOTOGRAPHS, write_annotations, write_generated, write_pictures
 from tests.exports import caption, write_export
 
@@ -33,6 +34,15 @@ def test_a_split_of_an_export(tmp_path: Path) -> None:
     picture = validation.pictures[0]
     assert read(picture)[:2] == b"\xff\xd8"
     assert picture.name == f"{picture.key}.jpg of {path}/validation/00000.tar"
+
+
+def test_an_index(tmp_path: Path) -> None:
+    tars = indexes.write_sources(tmp_path / "theirs", (3, 2))
+    side = open_side("reference", indexes.write_index(tmp_path / "index", tars), 0, "")
+    assert (side.kind, [picture.key for picture in side.pictures]) == ("shards", [indexes.key(n) for n in range(5)])
+    assert [read(picture) for picture in side.pictures] == [indexes.picture(number) for number in range(5)]
+    assert side.pictures[4].captions == ("A picture of number 4 — «ö»",)
+    assert side.pictures[4].name == f"{indexes.key(4)} of {tars[1]}"
 
 
 def test_an_export_is_not_one_of_its_splits(tmp_path: Path) -> None:

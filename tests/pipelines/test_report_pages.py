@@ -1,6 +1,7 @@
 """The pages of exports and tokens; what has no page."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from gesso import cli
 from gesso.pipelines import report
 from gesso.pipelines.report import charts, export_page, tokens_page
 from gesso.pipelines.report.tokens_page import Usage
+from tests import indexes
 from tests.exports import write_export
 
 HOSTILE = "<script>alert(1)</script> & a dog"
@@ -30,6 +32,47 @@ CAPTIONS = {("train", 0): [HOSTILE, "two dogs"], ("train", 1): ["a red boat"], (
 def clean(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("pages") / "clean"
     return write_export(folder, (24, 8), captions=lambda n: HOSTILE if n == 3 else f"a picture of number {n}")
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pages")
+    indexes.write_sources(folder / "theirs", (6, 5))
+    refused = [("bad", {"jpg": b"<html>", "txt": HOSTILE.encode()}), ("none", {"txt": b"no picture"})]
+    indexes.write_tar(folder / "theirs/part-2.tar", refused)
+    return Path(indexes.write_index(folder / "index", sorted((folder / "theirs").iterdir())))
+
+
+class TestIndex:
+    def test_samples_reasons_and_what_stays(self, index: Path) -> None:
+        page = Path(report.write(str(index), None, 4)).read_text()
+        assert "From samples to pictures" in page
+        for line in ("of 13 samples read", "With picture and caption", "picture_missing", "not_an_image"):
+            assert line in page
+        assert "<dt>cls</dt><dd>11</dd>" in page
+        assert (page.count("data:image/jpeg"), "4 of 11, the first samples" in page) == (4, True)
+        assert "Hosts of the links" not in page
+        assert "links a second" not in page
+        assert "<script>alert" not in page
+
+    def test_of_links_that_json_told(self, tmp_path: Path) -> None:
+        fields = json.dumps({"url": "http://one.example/1.jpg"}).encode()
+        key, files = indexes.sample(1)
+        indexes.write_tar(tmp_path / "theirs/a.tar", [(key, {**files, "json": fields})])
+        page = Path(report.write(indexes.write_index(tmp_path / "index", [tmp_path / "theirs/a.tar"]), None, 4))
+        assert "Hosts of the links" in page.read_text()
+
+    def test_an_unfinished_one(self, index: Path, tmp_path: Path) -> None:
+        shutil.copytree(index.parent, tmp_path / "made")
+        for name in ("manifest.json", "00001_stats.json"):
+            (tmp_path / "made/index" / name).unlink()
+        page = Path(report.write(str(tmp_path / "made/index"), None, 60)).read_text()
+        assert "Not finished: 2 of 3 shards are done." in page
+        assert page.count("data:image/jpeg") == 6
+
+    def test_a_project_has_it_as_a_chapter(self, index: Path) -> None:
+        page = Path(report.write(str(index.parent), str(index.parent / "all.html"), 60)).read_text()
+        assert "11 of 13 samples in 3 tars are taken." in page
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from gesso.dataset import manifest
 from gesso.pipelines import status
 from gesso.pipelines.status import CollectionProgress, Snapshot
 from gesso.training import metrics_file
+from tests import indexes
 from tests.datasets import write_dataset
 from tests.embeddings import clustered, write_embeddings
 from tests.exports import write_export
@@ -82,6 +83,17 @@ def told(directory: Path | str, capsys: pytest.CaptureFixture[str]) -> list[str]
 
 
 class TestKinds:
+    def test_an_index(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        index = indexes.write_index(tmp_path / "index", indexes.write_sources(tmp_path / "theirs", (6, 5)))
+        assert cli.main(["status", index]) == 0
+        assert capsys.readouterr().out == "2 of 2 tars (100.0%) · 11 samples\nfinished\n"
+        for name in ("manifest.json", "00001_stats.json"):
+            (tmp_path / "index" / name).unlink()
+        assert cli.main(["status", index]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == "1 of 2 tars (50.0%) · 6 samples"
+        assert lines[1].startswith("stopped since ")
+
     def test_embeddings(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         keys = [f"{number:032x}" for number in range(6)]
         output = Path(write_embeddings(tmp_path / "embeddings", clustered(6, 8, 0), keys, [4, 2]))

@@ -11,6 +11,7 @@ import pytest
 from gesso import cli
 from gesso.dataset import kinds
 from gesso.errors import UserError
+from tests import indexes
 from tests.datasets import write_dataset
 from tests.embeddings import clustered, write_embeddings
 from tests.exports import write_export
@@ -41,7 +42,7 @@ class TestRecognise:
         assert held(write_run(tmp_path / "dvae", until=20)) == "dvae"
         assert held(write_prior_run(tmp_path / "prior", until=200)) == "prior"
 
-    @pytest.mark.parametrize("kind", ["matches", "repeats", "tokens", "export", "embeddings"])
+    @pytest.mark.parametrize("kind", ["matches", "repeats", "tokens", "export", "embeddings", "index"])
     def test_by_the_manifest(self, tmp_path: Path, kind: str) -> None:
         assert held(write(tmp_path, "manifest.json", {"kind": kind})) == kind
 
@@ -65,6 +66,17 @@ class TestRecognise:
         write(tmp_path, "manifest.json", "{")
         assert held(write(tmp_path, "plan.json", {"kind": "tokens"})) == "tokens"
         assert held(write(tmp_path, "plan.json", "[]")) == "collection"
+
+    def test_an_index(self, tmp_path: Path) -> None:
+        index = Path(indexes.write_index(tmp_path / "index", indexes.write_sources(tmp_path / "theirs", (2,))))
+        assert held(index) == "index"
+        (index / "manifest.json").unlink()
+        assert held(index) == "index"
+
+    def test_tars_of_others(self, tmp_path: Path) -> None:
+        indexes.write_sources(tmp_path, (2,))
+        with pytest.raises(UserError, match=rf"tars without statistics: `gesso index '{tmp_path}/\*\.tar' "):
+            kinds.find(str(tmp_path))
 
     @pytest.mark.parametrize(
         ("name", "text", "kind"),

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gesso.dataset import shards
+from gesso.dataset import members, shards
 from gesso.dataset.schemas import plan_schema, row_schema
 from gesso.dataset.shards import Outcome, Spool
 
@@ -214,15 +214,26 @@ def test_commit_writes_img2dataset_statistics(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "size"),
-    [("a.jpg", 0), ("k" * 100, 1), ("é" * 50, 8**11 - 1), ("folder/" * 10 + "x" * 60, 5)],
+    ("name", "size", "form"),
+    [
+        ("a.jpg", 0, tarfile.USTAR_FORMAT),
+        ("k" * 100, 8**11 - 1, tarfile.USTAR_FORMAT),
+        ("k" * 101, 1, tarfile.PAX_FORMAT),
+        ("folder/" * 10 + "x" * 60, 5, tarfile.PAX_FORMAT),
+        ("é.jpg", 700, tarfile.PAX_FORMAT),
+        ("文" * 600 + ".jpg", 700, tarfile.PAX_FORMAT),
+    ],
 )
-def test_headers_are_those_of_tarfile(name: str, size: int) -> None:
+def test_headers_are_those_of_tarfile(name: str, size: int, form: int) -> None:
     info = tarfile.TarInfo(name)
     info.size = size
-    assert shards.tar_header(name, size) == info.tobuf(tarfile.USTAR_FORMAT)
+    assert shards.tar_header(name, size) == info.tobuf(form, "utf-8")
+    assert shards.header_bytes(name) == len(shards.tar_header(name, size))
 
 
 def test_a_member_larger_than_a_header_can_say() -> None:
-    with pytest.raises(ValueError, match="overflow"):
-        shards.tar_header("a.jpg", 8**11)
+    header = shards.tar_header("a.jpg", 8**11)
+    assert b"size=8589934592" in header
+    assert next(members.headers(lambda offset, size: header[offset : offset + size], 9 << 30)) == members.Member(
+        "a.jpg", 1536, 8**11, 1536 + 8**11
+    )

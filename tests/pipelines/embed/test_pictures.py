@@ -13,6 +13,7 @@ from gesso import storage
 from gesso.dataset.collection import open_collection
 from gesso.errors import Rejected, UserError
 from gesso.pipelines.embed import pictures
+from tests import indexes
 from tests.datasets import picture, write_dataset
 
 
@@ -120,6 +121,11 @@ class TestShards:
         with pytest.raises(UserError, match=r"00001\.tar is missing or damaged"):
             pictures.open_shards(str(raw))
 
+    def test_tars_without_statistics_are_to_be_indexed(self, tmp_path: Path) -> None:
+        indexes.write_sources(tmp_path)
+        with pytest.raises(UserError, match=rf"`gesso index '{tmp_path}/\*\.tar' --output …` makes an index of them"):
+            pictures.open_shards(str(tmp_path))
+
     def test_their_tar_that_is_cut_off(self, tmp_path: Path) -> None:
         folder = foreign(tmp_path / "theirs", [{"jpg": picture(n), "txt": b"x"} for n in range(4)])
         body = (folder / "00000.tar").read_bytes()
@@ -142,6 +148,63 @@ class TestShards:
         samples = pictures.open_shards(str(raw)).blocks[0].samples()
         with pytest.raises(UserError, match=r"00000\.tar is damaged \(3 samples can be read, its marker counts 12\)"):
             list(samples)
+
+
+class TestIndex:
+    @pytest.fixture
+    def tars(self, tmp_path: Path) -> list[Path]:
+        return indexes.write_sources(tmp_path / "theirs")
+
+    def test_pictures_come_by_range(self, tars: list[Path], tmp_path: Path) -> None:
+        source = pictures.open_shards(indexes.write_index(tmp_path / "index", tars))
+        assert (source.kind, source.count, [block.path for block in source.blocks]) == (
+            "shards",
+            11,
+            list(map(str, tars)),
+        )
+        samples = [sample for block in source.blocks for sample in block.samples()]
+        assert [sample.key for sample in samples] == [indexes.key(number) for number in range(11)]
+        assert [sample.read() for sample in samples] == [indexes.picture(number) for number in range(11)]
+        assert [sample.image_path.rpartition(".")[2] for sample in samples[:4]] == ["jpg", "png", "webp", "gif"]
+        assert [sample.fields["shard"] for sample in samples] == [0] * 6 + [1] * 5
+        assert samples[3].fields["caption"] == "A picture of number 3 — «ö»"
+        assert samples[3].fields["sha256"] == hashlib.sha256(indexes.picture(3)).hexdigest()
+
+    def test_what_was_not_taken_is_no_sample(self, tmp_path: Path) -> None:
+        tar = tmp_path / "a.tar"
+        indexes.write_tar(tar, [("a", {"txt": b"no picture"}), indexes.sample(1)])
+        (block,) = pictures.open_shards(indexes.write_index(tmp_path / "index", [tar])).blocks
+        assert [sample.key for sample in block.samples()] == [indexes.key(1)]
+
+    def test_input(self, tars: list[Path], tmp_path: Path) -> None:
+        output = indexes.write_index(tmp_path / "index", tars)
+        manifest = hashlib.sha256((tmp_path / "index/manifest.json").read_bytes()).hexdigest()
+        source, size = pictures.open_shards(output), sum(tar.stat().st_size for tar in tars)
+        assert source.input == [{"path": output, "manifest_sha256": manifest, "shards": 2, "bytes": size}]
+        assert source.sha256 == manifest
+
+    def test_tars_move_with_their_index(self, tars: list[Path], tmp_path: Path) -> None:
+        indexes.write_index(tmp_path / "index", tars)
+        (tmp_path / "other").mkdir()
+        for name in ("index", "theirs"):
+            (tmp_path / name).rename(tmp_path / "other" / name)
+        (first, _) = pictures.open_shards(str(tmp_path / "other/index")).blocks
+        assert next(first.samples()).read() == indexes.picture(0)
+
+    @pytest.mark.parametrize(
+        ("change", "message"), [(Path.unlink, "is gone"), (lambda tar: tar.write_bytes(b"x"), "has 1 bytes, ")]
+    )
+    def test_a_tar_that_has_changed(self, tars: list[Path], tmp_path: Path, change: Any, message: str) -> None:
+        output = indexes.write_index(tmp_path / "index", tars)
+        change(tars[1])
+        with pytest.raises(UserError, match=rf"part-1\.tar {message}.*: bring it back, or run `gesso index`"):
+            pictures.open_shards(output)
+
+    def test_an_index_that_is_not_finished(self, tars: list[Path], tmp_path: Path) -> None:
+        output = indexes.write_index(tmp_path / "index", tars)
+        (tmp_path / "index/manifest.json").unlink()
+        with pytest.raises(UserError, match="is not finished: run its `gesso index` again"):
+            pictures.open_shards(output)
 
 
 class TestFolder:

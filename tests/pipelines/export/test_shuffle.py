@@ -1,5 +1,6 @@
 """Hashes, the exact cutoff, targets: each sample has one target, however the samples are batched."""
 
+import io
 import random
 
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gesso.dataset.schemas import RANGE_FIELDS
+from gesso.dataset import members
+from gesso.dataset.schemas import INDEX_FIELDS, RANGE_FIELDS
+from gesso.dataset.shards import HashingWriter, TarWriter
 from gesso.errors import UserError
 from gesso.pipelines import packing
 from gesso.pipelines.export import shuffle
@@ -25,7 +28,8 @@ def batch(hashes: list[int], first: int = 0) -> pa.RecordBatch:
     numbers = [pa.array([0] * len(hashes), field.type) for field in RANGE_FIELDS if field.name in shuffle.SOURCE_RANGES]
     order = pa.array(shuffle.key_hashes(keys, "order"))
     return pa.RecordBatch.from_arrays(
-        [pa.array(keys), *numbers, pa.array(hashes, pa.uint64()), order], schema=shuffle.packed_schema(KEY)
+        [pa.array(keys), *numbers, pa.array(["jpg"] * len(hashes)), pa.array(hashes, pa.uint64()), order],
+        schema=shuffle.packed_schema(KEY),
     )
 
 
@@ -90,10 +94,39 @@ def test_a_key_that_is_held_twice() -> None:
         shuffle.unpack_sorted(packed, KEY)
 
 
+@pytest.mark.parametrize("key", ["k" * 20, "k" * 96, "k" * 97, "été", "文" * 200])
+@pytest.mark.parametrize("suffix", ["jpg", "webp"])
+def test_ranges_are_where_the_tar_has_the_files(key: str, suffix: str) -> None:
+    """A name over 100 bytes, or not ASCII, has a header of its own."""
+    sizes, stream = {suffix: 700, "txt": 0, "json": 512}, io.BytesIO()
+    tar = TarWriter(HashingWriter(stream))
+    for number in range(2):
+        for name, size in sizes.items():
+            tar.add(f"{key}{number}.{name}", bytes(size))
+    tar.end()
+    columns = {f"{kind}_bytes": [size] * 2 for kind, size in zip(shuffle.BODIES, sizes.values(), strict=True)}
+    ranges = shuffle.byte_ranges(pa.table({"key": [f"{key}0", f"{key}1"], "image_suffix": [suffix] * 2, **columns}))
+    body = stream.getvalue()
+    found = members.list_samples(lambda offset, size: body[offset : offset + size], len(body))
+    assert [(each.key, each.offset, each.bytes) for each in found] == [
+        (f"{key}{number}", ranges["offset"][number].as_py(), ranges["bytes"][number].as_py()) for number in range(2)
+    ]
+    files = list(members.iter_members(lambda offset, size: body[offset : offset + size], len(body)))
+    places = [ranges[f"{kind}_offset"][number].as_py() for number in range(2) for kind in shuffle.BODIES]
+    assert [each.offset for each in files] == places
+
+
 def test_columns_of_an_export_make_room_for_those_of_the_next() -> None:
     assert shuffle.kept_fields(shuffle.final_schema(KEY)) == KEY
     with pytest.raises(UserError, match="the rows have a column offset, a name that an export uses itself"):
         shuffle.kept_fields(pa.schema([*KEY, pa.field("offset", pa.int64())]))
+
+
+def test_an_index_leaves_out_where_its_pictures_are() -> None:
+    kept = shuffle.kept_fields(pa.schema(INDEX_FIELDS), indexed=True)
+    assert [field.name for field in INDEX_FIELDS if field not in kept] == ["image_offset", "image_bytes"]
+    with pytest.raises(UserError, match="the rows have a column bytes, a name that an export uses itself"):
+        shuffle.kept_fields(pa.schema([*INDEX_FIELDS, pa.field("bytes", pa.int64())]), indexed=True)
 
 
 def test_licences_are_counted_unless_they_are_many() -> None:
