@@ -212,7 +212,7 @@ def finish(job: Job) -> None:
         "versions": {name: version(name) for name in VERSIONED},
     }
     if job.embeddings:
-        manifest |= {"embeddings": job.embeddings.path, "model": job.embeddings.model}
+        manifest |= {"embeddings": job.embeddings.path, "model": job.embeddings.model, "views": job.embeddings.views}
         manifest["left_out"] = parts.left_out(job.output)
     hinted = identity.with_paths(manifest, partial(identity.hint, output=job.output))
     storage.write_json(storage.join(job.output, layout.MANIFEST), hinted)

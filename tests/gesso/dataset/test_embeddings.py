@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from gesso.dataset import embeddings
@@ -57,6 +58,38 @@ def test_pictures_of_portions(tmp_path: Path) -> None:
     assert views.tolist() == 10 * [0]
     assert hashed.tolist() == [number != 5 for number in range(10)]
     assert phash.tolist() == [0 if number == 5 else number + (15 << 60) for number in range(10)]
+
+
+class TestViews:
+    """Several rows of a sample, side by side."""
+
+    def test_samples_and_rows(self, tmp_path: Path) -> None:
+        opened = open_embeddings(write_embeddings(tmp_path, clustered(60, 8, 0), KEYS, [4, 0, 6], views=6))
+        assert (opened.views, opened.samples, opened.blocks) == (6, 10, (Block(0, 24), Block(2, 36)))
+        assert opened.keys().tolist() == [key.encode() for key in KEYS]
+        assert opened.metadata(Block(0, 24), ["view"])["view"].to_pylist() == 4 * list(range(6))
+
+    def test_pictures_of_chunks_that_cut_a_sample(self, tmp_path: Path) -> None:
+        opened = open_embeddings(write_embeddings(tmp_path, clustered(60, 8, 0), KEYS, [4, 0, 6], views=6))
+        read = list(read_ahead(opened, list(chunks(opened.blocks, 7))))
+        assert np.concatenate([part.views for part in read]).tolist() == 10 * list(range(6))
+        whole = [part.select(part.views == 0) for part in read]
+        np.testing.assert_array_equal(np.concatenate([part.vectors for part in whole]), clustered(60, 8, 0)[::6])
+        assert np.concatenate([part.keys for part in whole]).tolist() == [key.encode() for key in KEYS]
+
+    def test_of_before_there_were_several(self, tmp_path: Path) -> None:
+        """Rows without the column: each is a whole picture."""
+        folder = Path(write(tmp_path))
+        for name in ("metadata/metadata_00000.parquet", "metadata/metadata_00002.parquet"):
+            pq.write_table(pq.read_table(folder / name).drop_columns(["view"]), folder / name)
+        manifest = json.loads((folder / "manifest.json").read_text())
+        for entry in manifest["shards"]:
+            for name, told in entry["files"].items():
+                told["bytes"] = (folder / name).stat().st_size
+        edit(folder, shards=manifest["shards"], settings={"precision": "fp32"})
+        opened = open_embeddings(str(folder))
+        read = read_pictures(opened, embeddings.all_rows(opened))
+        assert (opened.views, opened.samples, read.views.tolist()) == (1, 10, 10 * [0])
 
 
 def test_a_folders_pictures_have_no_shard(tmp_path: Path) -> None:

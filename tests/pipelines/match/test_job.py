@@ -207,6 +207,115 @@ def test_a_part_is_some_chunks_and_there_are_never_too_many(monkeypatch: pytest.
     assert [len(part) for part in transforms.match_parts(training)] == [5, 5]
 
 
+VIEWS = 6
+IN_VIEWS = clustered(VIEWS * 40, 16, 3)
+IN_VIEWS[4:12] = IN_VIEWS[3]  # views that are as similar to every sample
+
+
+def expected_in_views(k: int, training: Any = TRAINING, keys: list[str] = TRAINING_KEYS) -> list[dict[str, Any]]:
+    """The maximum over a reference's views, of the smallest view that has it; the k best of all samples."""
+    every = (IN_VIEWS.astype(np.float64) @ training.T.astype(np.float64)).astype(np.float32).reshape(40, VIEWS, -1)
+    best, view = every.max(axis=1), every.argmax(axis=1)
+    rows = []
+    for at in np.argsort(KEYS):
+        order = sorted(range(len(keys)), key=lambda row: (-best[at, row], keys[row]))[:k]
+        for rank, row in enumerate(order, 1):
+            pair = {"reference_key": KEYS[at], "rank": rank, "uid": keys[row], "similarity": float(best[at, row])}
+            rows.append({**pair, "reference_view": int(view[at, row])})
+    return rows
+
+
+@pytest.fixture(scope="module")
+def in_views(sides: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    folder = tmp_path_factory.mktemp("in_views") / "coco"
+    return sides[0], write_embeddings(
+        folder, IN_VIEWS, KEYS, [25, 15], kind="images", source="/coco", phash=40 * ["0" * 16], views=VIEWS
+    )
+
+
+@pytest.fixture(scope="module")
+def matched_in_views(in_views: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("matched_in_views") / "overlap"
+    assert match(in_views, output) == 0
+    return output
+
+
+class TestViews:
+    """References in several views: each sample by the view that is most similar to it."""
+
+    NAMES = ("reference_key", "rank", "uid", "similarity", "reference_view")
+
+    def rows(self, output: Path) -> list[dict[str, Any]]:
+        return pq.read_table(output / "matches.parquet", columns=list(self.NAMES)).to_pylist()
+
+    def test_the_matches_are_those_of_brute_force(self, matched_in_views: Path) -> None:
+        table = pq.read_table(matched_in_views / "matches.parquet")
+        assert list(table.schema) == list(MATCH_FIELDS)
+        assert self.rows(matched_in_views) == expected_in_views(8)
+        assert set(table["reference_view"].to_pylist()) == set(range(VIEWS))
+        distinct = {(row["reference_key"], row["uid"]) for row in table.to_pylist()}
+        assert len(distinct) == table.num_rows == 320
+        distances = [TRAINING_KEYS.index(uid).bit_count() for uid in table["uid"].to_pylist()]
+        assert table["phash_distance"].to_pylist() == distances
+
+    def test_the_manifest_tells_them(self, matched_in_views: Path) -> None:
+        manifest = json.loads((matched_in_views / "manifest.json").read_text())
+        assert (manifest["references"], manifest["reference"]["views"]) == (40, VIEWS)
+        assert "views" not in manifest["training"]
+
+    def test_the_command_tells_them(
+        self, in_views: tuple[str, str], matched_in_views: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert match(in_views, matched_in_views) == 0
+        assert "40 references in 6 views each among 3,000 training pictures" in capsys.readouterr().out
+
+    @pytest.mark.usefixtures("small_chunks")
+    def test_many_parts_give_the_same_bytes(
+        self, in_views: tuple[str, str], matched_in_views: Path, tmp_path: Path
+    ) -> None:
+        assert match(in_views, tmp_path / "overlap") == 0
+        assert contents(tmp_path / "overlap") == contents(matched_in_views)
+
+    @pytest.mark.usefixtures("small_chunks")
+    def test_killed_and_started_again_it_ends_with_the_same_bytes(
+        self, in_views: tuple[str, str], matched_in_views: Path, tmp_path: Path
+    ) -> None:
+        output = tmp_path / "overlap"
+        argv = [sys.executable, "-c", KILLED, "6", *command(in_views, output)]
+        assert subprocess.run(argv, capture_output=True, check=False).returncode == -signal.SIGKILL
+        assert not (output / "manifest.json").exists()
+        assert match(in_views, output) == 0
+        assert contents(output) == contents(matched_in_views)
+
+    def test_of_training_pictures_the_whole_alone(self, in_views: tuple[str, str], tmp_path: Path) -> None:
+        """Their crops are nearer to the references than they are themselves."""
+        few = np.stack([TRAINING[:30], np.resize(IN_VIEWS, (30, 16))], axis=1).repeat([1, 5], axis=1).reshape(-1, 16)
+        training = write_embeddings(tmp_path / "few", few, TRAINING_KEYS[:30], [20, 10], views=6)
+        assert match((training, in_views[1]), tmp_path / "overlap", "--top_k", "3") == 0
+        assert self.rows(tmp_path / "overlap") == expected_in_views(3, TRAINING[:30], TRAINING_KEYS[:30])
+        assert json.loads((tmp_path / "overlap/manifest.json").read_text())["samples"] == 30
+
+    def test_ties_go_to_the_smaller_key_and_the_smaller_view(self, tmp_path: Path) -> None:
+        one = np.eye(2, dtype=np.float16)
+        reference = write_embeddings(tmp_path / "a", one[[1, 0, 0, 1, 0, 0]], ["r"], [1], kind="images", views=6)
+        training = write_embeddings(tmp_path / "b", one[[0, 1, 0, 1]], ["d", "b", "a", "c"], [4])
+        assert match((training, reference), tmp_path / "overlap", "--top_k", "3") == 0
+        found = [(row["uid"], row["similarity"], row["reference_view"]) for row in self.rows(tmp_path / "overlap")]
+        assert found == [("a", 1, 1), ("b", 1, 0), ("c", 1, 0)]
+
+    def test_fewer_training_pictures_than_asked_for(self, in_views: tuple[str, str], tmp_path: Path) -> None:
+        few = write_embeddings(tmp_path / "few", TRAINING[:3], TRAINING_KEYS[:3], [0, 3])
+        assert match((few, in_views[1]), tmp_path / "overlap", "--top_k", "5") == 0
+        assert self.rows(tmp_path / "overlap") == expected_in_views(3, TRAINING[:3], TRAINING_KEYS[:3])
+
+    def test_two_references_of_one_key(
+        self, sides: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        twice = write_embeddings(tmp_path / "twice", IN_VIEWS[:18], ["a", "b", "a"], [3], views=6)
+        assert match((sides[0], twice), tmp_path / "out") == 2
+        assert "several references named 'a'" in capsys.readouterr().err
+
+
 class TestClipRetrieval:
     """Directories that clip-retrieval wrote, on both sides."""
 

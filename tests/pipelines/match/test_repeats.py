@@ -16,8 +16,9 @@ import pytest
 
 from gesso import cli, storage
 from gesso.dataset import manifest
+from gesso.dataset.embeddings import chunks, open_embeddings
 from gesso.dataset.schemas import DROP_FIELDS, row_schema
-from gesso.dedup.repeats import find_drops
+from gesso.dedup.repeats import find_drops, pairs_of_tile, pairs_to_compare
 from gesso.pipelines.match import repeats, transforms
 from tests.datasets import write_dataset
 from tests.embeddings import clustered, unit, write_clip_retrieval, write_embeddings
@@ -162,6 +163,70 @@ def test_the_rule_on_many(seed: int) -> None:
     result = find_drops(np.array([key.encode() for key in keys]), rng.permutation(pairs))
     pairs_found = [(keys[a], keys[b]) for a, b in zip(result.dropped, result.kept, strict=True)]
     assert pairs_found == [(drop["uid"], drop["of"]) for drop in greedy(keys, vectors, set())]
+
+
+@pytest.fixture(scope="module")
+def vectors() -> Any:
+    """36 samples in 6 views. Of 7, a crop is the whole 3; crops of 9 and 11 are one and the same; 20 repeats 19."""
+    made = unit(np.random.default_rng(4).standard_normal((216, 12))).reshape(36, 6, 12)
+    made[7, 4], made[11, 5], made[20, 0] = made[3, 0], made[9, 2], made[19, 0]
+    return made
+
+
+@pytest.fixture(scope="module")
+def in_views(shards: str, vectors: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+    keys = [row["key"] for row in kept_rows(shards)]
+    folder = tmp_path_factory.mktemp("in_views")
+    return write_embeddings(folder, vectors.reshape(-1, 12), keys, [12] * 3, source=shards, views=6)
+
+
+@pytest.fixture(scope="module")
+def found_in_views(shards: str, in_views: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("found_in_views") / "repeats"
+    assert run(shards, output, "--near", "0.7", "--embeddings", in_views) == 0
+    return output
+
+
+class TestViews:
+    """The similarity of two samples: the maximum over pairs of rows of which at least one is a whole picture."""
+
+    def test_pairs_are_those_of_brute_force(self, in_views: str, vectors: Any) -> None:
+        opened = open_embeddings(in_views)
+        tiles = list(chunks(opened.blocks, 50))
+        compared = 0
+
+        def advance(pairs: int) -> None:
+            nonlocal compared
+            compared += pairs
+
+        found = np.concatenate([pairs_of_tile(opened, tiles, index, 0.5, advance) for index in range(len(tiles))])
+        wide = vectors.astype(np.float64)
+        every = np.einsum("aud,bvd->abuv", wide, wide).astype(np.float32)
+        best = np.maximum(every[:, :, 0].max(axis=2), every[:, :, :, 0].max(axis=2))
+        expected = {(a, b, float(best[a, b])) for a in range(36) for b in range(a) if best[a, b] >= 0.5}
+        largest = dict[tuple[int, int], float]()
+        for one, other, similarity in found.tolist():
+            largest[one, other] = max(similarity, largest.get((one, other), -1))
+        assert {(*pair, similarity) for pair, similarity in largest.items()} == expected
+        assert len(expected) > 50
+        assert compared == pairs_to_compare(opened, tiles)
+
+    def test_a_crop_of_another_is_a_repeat_and_a_shared_part_is_none(self, shards: str, found_in_views: Path) -> None:
+        keys = [row["key"] for row in kept_rows(shards)]
+        dropped = pq.read_table(found_in_views / "near.parquet").to_pylist()
+        pairs = {frozenset((drop["uid"], drop["of"])): drop["similarity"] for drop in dropped}
+        for one, other in ((3, 7), (19, 20)):
+            assert pairs[frozenset((keys[one], keys[other]))] == pytest.approx(1, abs=2**-9)
+        assert frozenset((keys[9], keys[11])) not in pairs
+        assert all(drop["uid"] != drop["of"] for drop in dropped)
+
+    @pytest.mark.usefixtures("small_tiles")
+    def test_many_tiles_give_the_same_bytes(
+        self, shards: str, in_views: str, found_in_views: Path, tmp_path: Path
+    ) -> None:
+        """Tiles of 5 rows: a picture's views stand in two of them, and some hold no whole picture."""
+        assert run(shards, tmp_path / "repeats", "--near", "0.7", "--embeddings", in_views) == 0
+        assert contents(tmp_path / "repeats") == contents(found_in_views)
 
 
 @pytest.mark.usefixtures("small_tiles")
