@@ -19,6 +19,7 @@ from gesso.dataset import manifest
 from gesso.dataset.schemas import DROP_FIELDS, row_schema
 from gesso.dedup.repeats import find_drops
 from gesso.pipelines.match import repeats, transforms
+from tests import indexes
 from tests.datasets import write_dataset
 from tests.embeddings import clustered, unit, write_clip_retrieval, write_embeddings
 
@@ -162,6 +163,18 @@ def test_the_rule_on_many(seed: int) -> None:
     result = find_drops(np.array([key.encode() for key in keys]), rng.permutation(pairs))
     pairs_found = [(keys[a], keys[b]) for a, b in zip(result.dropped, result.kept, strict=True)]
     assert pairs_found == [(drop["uid"], drop["of"]) for drop in greedy(keys, vectors, set())]
+
+
+def test_of_an_index(tmp_path: Path) -> None:
+    """The same picture in two tars of others."""
+    samples = [indexes.sample(number) for number in range(4)]
+    repeated = ("again", samples[1][1])
+    for name, some in (("a", samples), ("b", [repeated])):
+        indexes.write_tar(tmp_path / f"theirs/{name}.tar", some)
+    index = indexes.write_index(tmp_path / "index", sorted((tmp_path / "theirs").iterdir()))
+    assert run(index, tmp_path / "repeats") == 0
+    (row,) = pq.read_table(tmp_path / "repeats/exact.parquet").to_pylist()
+    assert (row["uid"], row["of"]) == (indexes.key(1), "again")
 
 
 @pytest.mark.usefixtures("small_tiles")
