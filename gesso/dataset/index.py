@@ -21,6 +21,7 @@ from gesso.dataset.json_values import json_rows
 from gesso.dataset.layout import MANIFEST, PLAN, marker_name, rows_name
 from gesso.dataset.manifest import read_object
 from gesso.dataset.records import SUCCESS
+from gesso.dataset.schemas import INDEX_FIELDS, METADATA_FIELDS
 from gesso.dataset.shards import json_text
 from gesso.errors import UserError
 from gesso.storage import Found
@@ -33,6 +34,9 @@ ROWS = 1024  # that are made text at once
 READ = 16 << 20  # bytes of neighbouring pictures that are read at once
 GAP = 64 << 10  # bytes between two pictures that are read along with them, sooner than asking twice
 PLACES = ("image_offset", "image_bytes")
+METADATA = {field.name for field in METADATA_FIELDS}
+# What an embedding's metadata tells of a picture, with the picture's place.
+METADATA_COLUMNS = [field.name for field in INDEX_FIELDS if field.name in METADATA or field.name.startswith("image_")]
 NAMES = ("key", "image_format")  # that `image_name` wants
 
 

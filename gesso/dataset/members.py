@@ -112,12 +112,13 @@ def extension(kind: bytes, body: bytes) -> dict[str, str]:
     told = dict[str, str]()
     while body:
         length, blank, _ = body.partition(b" ")
-        record = body[len(length) + 1 : int(length)] if blank and length.isdigit() else b""
-        if not record.endswith(b"\n"):
+        end = int(length) if blank and length.isdigit() else 0
+        record = body[len(length) + 1 : end]
+        if end > len(body) or not record.endswith(b"\n"):
             raise DamagedTar("has a PAX header that is damaged")
         name, _, value = record[:-1].decode("utf-8", "surrogateescape").partition("=")
         told[name] = value
-        body = body[int(length) :]
+        body = body[end:]
     return told
 
 

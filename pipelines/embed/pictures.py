@@ -16,9 +16,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from gesso import storage
-from gesso.dataset import index, layout, manifest
+from gesso.dataset import layout, manifest
 from gesso.dataset.members import SUFFIXES, split_name, suffix_of
-from gesso.dataset.schemas import INDEX_FIELDS, METADATA_FIELDS
 from gesso.errors import Rejected, UserError
 from gesso.storage import Found
 
@@ -30,8 +29,6 @@ OTHER_FILE, FILE_MISSING = (
     "other_file",
     "file_missing",
 )  # counted only: files that are not pictures; annotated pictures without a file
-METADATA = {field.name for field in METADATA_FIELDS}
-INDEX_COLUMNS = [field.name for field in INDEX_FIELDS if field.name in METADATA or field.name.startswith("image_")]
 READERS = 16  # tars checked at a time
 END_OF_TAR = bytes(2 * tarfile.BLOCKSIZE)
 
@@ -93,7 +90,7 @@ def open_shards(path: str) -> Source:
     Raises UserError: no shards, an unfinished collection, shards of a wrong size, damaged at begin or end, or without
     a marker.
     """
-    from gesso.dataset import collection
+    from gesso.dataset import collection, index
 
     path = storage.absolute(path)
     if index.is_index(path):
@@ -188,7 +185,9 @@ def read_samples(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
 
 def read_indexed(block: Block, path: str) -> Iterator[Sample]:
     """The samples of a tar by the rows of the index in `path`. Raises UserError where either is damaged."""
-    table = index.read_taken(path, block.index, INDEX_COLUMNS)
+    from gesso.dataset import index
+
+    table = index.read_taken(path, block.index, index.METADATA_COLUMNS)
     if len(table) != block.count:
         name = storage.join(path, layout.rows_name(block.index))
         raise UserError(f"{name} has {len(table):,} samples, its marker counts {block.count:,}: `gesso verify {path}`")

@@ -11,6 +11,7 @@ import pytest
 from gesso import storage
 from gesso.dataset.collection import Collection, open_collection
 from gesso.errors import UserError
+from tests import indexes
 from tests.datasets import write_dataset
 
 
@@ -53,3 +54,27 @@ def test_keys_are_looked_for_until_one_is_there(tmp_path: Path, monkeypatch: pyt
     assert found.has_any(pa.array(["000000003"]))
     with pytest.raises(UserError, match=r"00001\.parquet has no keys \("):
         found.has_any(pa.array(["x"]))
+
+
+class TestIndex:
+    def test_its_shards_are_the_tars_of_others(self, tmp_path: Path) -> None:
+        tars = indexes.write_sources(tmp_path / "theirs", (3, 2))
+        opened = open_collection(indexes.write_index(tmp_path / "index", tars))
+        assert [(shard.number, shard.tar, shard.samples, shard.indexed) for shard in opened.shards] == [
+            (0, str(tars[0]), 3, True),
+            (1, str(tars[1]), 2, True),
+        ]
+        assert [shard.bytes for shard in opened.shards] == [tar.stat().st_size for tar in tars]
+        assert (opened.indexed, opened.samples) == (True, 5)
+
+    def test_missing_rows(self, tmp_path: Path) -> None:
+        index = indexes.write_index(tmp_path / "index", indexes.write_sources(tmp_path / "theirs", (2,)))
+        (tmp_path / "index/00000.parquet").unlink()
+        with pytest.raises(UserError, match=r"00000\.parquet is missing: `gesso verify "):
+            open_collection(index)
+
+    @pytest.mark.parametrize("name", ["a.tar", "00000.tar"])
+    def test_tars_without_statistics(self, tmp_path: Path, name: str) -> None:
+        indexes.write_tar(tmp_path / name, [indexes.sample(1)])
+        with pytest.raises(UserError, match=rf"holds tars without statistics: `gesso index '{tmp_path}/\*\.tar' "):
+            open_collection(str(tmp_path))

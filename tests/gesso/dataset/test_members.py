@@ -12,13 +12,17 @@ from gesso.dataset.members import DamagedTar, Sample
 BODY = {"jpg": b"j" * 700, "txt": b"caption", "json": b"{}" * 300}
 
 
+def body_of(name: str) -> bytes:
+    return BODY[name.rpartition(".")[2].lower()]
+
+
 def tar(names: Iterable[str], form: int = tarfile.USTAR_FORMAT, clock: float = 0) -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=form) as archive:
         for name in names:
             info = tarfile.TarInfo(name)
-            info.size, info.mtime = len(BODY[name.split(".")[1]]), clock  # type: ignore[assignment]
-            archive.addfile(info, io.BytesIO(BODY[name.split(".")[1]]))
+            info.size, info.mtime = len(body_of(name)), clock  # type: ignore[assignment]
+            archive.addfile(info, io.BytesIO(body_of(name)))
     return stream.getvalue()
 
 
@@ -47,6 +51,41 @@ def test_blocks_before_a_header_belong_to_the_sample_behind_them() -> None:
     assert body[7168:][image.offset : image.offset + image.bytes] == BODY["jpg"]
 
 
+def test_keys_follow_webdatasets_rule() -> None:
+    """Folders belong to the key, with their dots; `./` does not."""
+    assert members.split_name("./2024.v1/07.seg.PNG") == ("2024.v1/07", "seg.PNG")
+    assert members.split_name("a.b.c") == ("a", "b.c")
+    assert members.split_name("été/x") == ("été/x", "")
+    names = [f"./v1.0/{key}.{suffix}" for key in ("a", "b") for suffix in BODY]
+    assert [sample.key for sample in index(tar(names))] == ["v1.0/a", "v1.0/b"]
+
+
+FOLDERS = "folder/" * 12 + "k" * 60
+
+
+@pytest.mark.parametrize(
+    ("key", "form"),
+    [
+        *((key, form) for key in (FOLDERS, "k" * 97, "é" * 40) for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT)),
+        (FOLDERS, tarfile.USTAR_FORMAT),
+    ],
+)
+def test_long_names(key: str, form: int) -> None:
+    """By a header of PAX or of GNU before their own, or by ustar's prefix."""
+    body = tar([f"{key}.{suffix}" for suffix in BODY], form)
+    (sample,) = index(body)
+    assert (sample.key, sample.offset, sample.image_bytes) == (key, 0, 700)
+    parts = members.sample_members(body[: sample.bytes])
+    assert [(part.key, part.bytes) for part in parts.values()] == [(key, 700), (key, 7), (key, 600)]
+
+
+def test_a_damaged_pax_header() -> None:
+    body = bytearray(tar([f"{'k' * 97}.{suffix}" for suffix in BODY], tarfile.PAX_FORMAT))
+    body[512:515] = b"999"
+    with pytest.raises(DamagedTar, match="has a PAX header that is damaged"):
+        index(bytes(body))
+
+
 def test_an_empty_tar_holds_no_samples() -> None:
     assert index(tar([])) == []
 
@@ -55,6 +94,7 @@ def test_an_empty_tar_holds_no_samples() -> None:
     ("names", "message"),
     [
         (["a.jpg", "a.json"], "holds sample a as jpg, json, not as a picture, txt and json"),
+        (["a.JPG", "a.txt", "a.json"], r"as JPG, txt, json, not as .* \(`gesso index` takes others\)"),
         (["a.jpg", "a.jpg", "a.txt", "a.json"], "holds sample a as jpg, jpg, txt, json"),
         (
             ["a.jpg", "a.txt", "a.json", "b.jpg", "b.txt", "b.json", "a.jpg"],

@@ -20,6 +20,7 @@ from gesso.dataset.embeddings import chunks, open_embeddings
 from gesso.dataset.schemas import DROP_FIELDS, row_schema
 from gesso.dedup.repeats import find_drops, pairs_of_tile, pairs_to_compare
 from gesso.pipelines.match import repeats, transforms
+from tests import indexes
 from tests.datasets import write_dataset
 from tests.embeddings import clustered, unit, write_clip_retrieval, write_embeddings
 
@@ -227,6 +228,18 @@ class TestViews:
         """Tiles of 5 rows: a picture's views stand in two of them, and some hold no whole picture."""
         assert run(shards, tmp_path / "repeats", "--near", "0.7", "--embeddings", in_views) == 0
         assert contents(tmp_path / "repeats") == contents(found_in_views)
+
+
+def test_of_an_index(tmp_path: Path) -> None:
+    """The same picture in two tars of others."""
+    samples = [indexes.sample(number) for number in range(4)]
+    repeated = ("again", samples[1][1])
+    for name, some in (("a", samples), ("b", [repeated])):
+        indexes.write_tar(tmp_path / f"theirs/{name}.tar", some)
+    index = indexes.write_index(tmp_path / "index", sorted((tmp_path / "theirs").iterdir()))
+    assert run(index, tmp_path / "repeats") == 0
+    (row,) = pq.read_table(tmp_path / "repeats/exact.parquet").to_pylist()
+    assert (row["uid"], row["of"]) == (indexes.key(1), "again")
 
 
 @pytest.mark.usefixtures("small_tiles")
