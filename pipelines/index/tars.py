@@ -70,11 +70,12 @@ class Ends(NamedTuple):
 def find_tars(patterns: Sequence[str]) -> list[Found]:
     """The files that the patterns match, sorted by path, each once. Raises UserError."""
     found = sorted({each for pattern in patterns for each in _matches(pattern)})
-    real = [os.path.realpath(storage.local(each.path)) if storage.is_local(each.path) else each.path for each in found]
-    twice = next((each for each, path in zip(found, real, strict=True) if real.count(path) > 1), None)
-    if twice:
-        same = [each.path for each, path in zip(found, real, strict=True) if path == real[found.index(twice)]]
-        raise UserError(f"{same[0]} and {same[1]} are one file: leave one out")
+    first = dict[str, str]()
+    for path in (each.path for each in found):
+        real = os.path.realpath(storage.local(path)) if storage.is_local(path) else path
+        if real in first:
+            raise UserError(f"{first[real]} and {path} are one file: leave one out")
+        first[real] = path
     return found
 
 
