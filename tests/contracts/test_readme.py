@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gesso import cli
-from tests import servers
+from tests import indexes, servers
 from tests.datasets import picture
 
 README = Path(__file__).parents[2] / "README.md"
@@ -40,7 +40,7 @@ def ending() -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """LAION's columns in links/, and COCO's pictures with their annotations, of which two are in the table."""
+    """LAION's columns in links/, others' tars in cc3m/, and COCO's pictures, of which two are in the table."""
     bodies = {f"/{number}.jpg": picture(number, 320, 280) for number in range(40)}
     with servers.serve(bodies) as web:
         (tmp_path / "links").mkdir()
@@ -53,6 +53,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
         pyarrow.parquet.write_table(pyarrow.csv.read_csv(tmp_path / "links/part.csv"), tmp_path / "links/part.parquet")
         (tmp_path / "links/part.csv").unlink()
+        indexes.write_tar(tmp_path / "cc3m/cc3m-train-0000.tar", map(indexes.sample, range(4)))
         for number in (1, 2, 50, 51):
             (tmp_path / f"val2014/{number}.jpg").write_bytes(picture(number, 320, 280))
         for number, name in ((60, "photo-astronaut"), (61, "photo-coffee"), (62, "photo-rocket")):
@@ -79,6 +80,7 @@ def test_the_blocks_run_as_they_stand(folder: Path, capsys: pytest.CaptureFixtur
         assert cli.main([*shlex.split(line)[1:], *more]) == 0, (line, capsys.readouterr().err)
     funnel = json.loads((folder / "data/clean/manifest.json").read_text())["funnel"]
     assert (funnel["samples_read"], funnel["validation"], funnel["overlap"] >= 2) == (40, 4, True), funnel
+    assert json.loads((folder / "data/cc3m/manifest.json").read_text())["samples"] == 4
     assert (folder / "data/tokens/manifest.json").exists()
     assert (folder / "runs/dvae/report.html").exists()
     assert (folder / "out/evaluation/evaluation.md").exists()
