@@ -11,7 +11,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 HEAVY = ("apache_beam", "torch", "faiss", "cv2", "aiohttp", "pyarrow", "numpy", "PIL", "rich", "jinja2", "fsspec")
 HEAVY += ("starlette", "uvicorn")
-JOBS = [f"gesso.pipelines.{name}" for name in ("collect.job", "embed.job", "match.job", "match.repeats", "export.job")]
+JOBS = [
+    f"gesso.pipelines.{name}"
+    for name in ("collect.job", "index.job", "embed.job", "match.job", "match.repeats", "export.job")
+]
 
 
 def test_the_contracts_hold() -> None:

@@ -30,7 +30,7 @@ def test_help_lists_the_commands_in_the_order_of_the_work(capsys: pytest.Capture
     lines = capsys.readouterr().out.splitlines()
     listed = [line[2:21].strip() for line in lines if line.startswith("  ")]
     assert listed == [
-        *("collect", "status", "verify", "report"),
+        *("collect", "index", "status", "verify", "report"),
         *("train detector", "embed", "match", "review", "repeats", "export"),
         *("train tokenizer", "train dvae", "train prior", "train contrastive", "encode", "plan"),
         *("generate", "bundle", "evaluate", "studio"),

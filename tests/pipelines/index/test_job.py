@@ -290,7 +290,7 @@ class TestMistakes:
         (tmp_path / "theirs").mkdir()
         (tmp_path / "theirs/a.tar").write_bytes(data[: len(data) // 2])
         assert self.told([f"{tmp_path}/theirs", "--output", f"{tmp_path}/x/out"], capsys) == (
-            f"{tmp_path}/theirs/a.tar is cut off in 000000004.jpg: fetch it again, or leave it out of the pattern"
+            f"{tmp_path}/theirs/a.tar is cut off in 000000005.txt: fetch it again, or leave it out of the pattern"
         )
         assert not (tmp_path / "x").exists()
 
