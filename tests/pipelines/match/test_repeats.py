@@ -165,6 +165,12 @@ def test_the_rule_on_many(seed: int) -> None:
     assert pairs_found == [(drop["uid"], drop["of"]) for drop in greedy(keys, vectors, set())]
 
 
+@pytest.mark.usefixtures("small_tiles")
+def test_many_tiles_give_the_same_bytes(shards: str, embedded: str, found: Path, tmp_path: Path) -> None:
+    assert run(shards, tmp_path / "repeats", "--near", str(NEAR), "--embeddings", embedded) == 0
+    assert contents(tmp_path / "repeats") == contents(found)
+
+
 def test_of_an_index(tmp_path: Path) -> None:
     """The same picture in two tars of others."""
     samples = [indexes.sample(number) for number in range(4)]
@@ -175,12 +181,6 @@ def test_of_an_index(tmp_path: Path) -> None:
     assert run(index, tmp_path / "repeats") == 0
     (row,) = pq.read_table(tmp_path / "repeats/exact.parquet").to_pylist()
     assert (row["uid"], row["of"]) == (indexes.key(1), "again")
-
-
-@pytest.mark.usefixtures("small_tiles")
-def test_many_tiles_give_the_same_bytes(shards: str, embedded: str, found: Path, tmp_path: Path) -> None:
-    assert run(shards, tmp_path / "repeats", "--near", str(NEAR), "--embeddings", embedded) == 0
-    assert contents(tmp_path / "repeats") == contents(found)
 
 
 @pytest.mark.slow
