@@ -12,12 +12,12 @@ from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple
 
+from gesso.dataset import members
 from gesso.dataset.members import SUFFIXES
 from gesso.pipelines.index.tar_stream import TarInput, iter_members, read_body
 
 LEADING = re.compile(r"\A(\.?/)+")
 META = re.compile(r"__[^/]*__(/|\Z)")  # webdataset's own records
-NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)", re.DOTALL)
 FOLDER, LINK, SPARSE, SPECIAL, META_KIND = "folder", "link", "sparse", "special", "meta"
 HIDDEN, NO_EXTENSION = "hidden", "no_extension"
 
@@ -46,10 +46,10 @@ class Sample(NamedTuple):
     dropped: tuple[str, ...]  # suffixes of the members that were not read
 
 
-def split_name(name: str) -> tuple[str, str] | None:
-    """Key and suffix of a member; None for one that is hidden or has no extension."""
-    match = NAME.fullmatch(LEADING.sub("", name))
-    return (match[1], readable(match[2].lower())) if match else None
+def split_name(name: str) -> tuple[str, str]:
+    """Key and suffix of a member of a sample."""
+    key, suffix = members.split_name(LEADING.sub("", name))
+    return key, readable(suffix.lower())
 
 
 def readable(name: str) -> str:
@@ -70,16 +70,14 @@ def skipped_kind(info: tarfile.TarInfo) -> str | None:
     return HIDDEN if base.startswith(".") else None if "." in base else NO_EXTENSION
 
 
-def iter_files(members: Iterable[tarfile.TarInfo], skipped: Counter[str]) -> Iterator[File]:
+def iter_files(found: Iterable[tarfile.TarInfo], skipped: Counter[str]) -> Iterator[File]:
     """The members that belong to samples; counts the others by kind."""
-    for info in members:
+    for info in found:
         kind = skipped_kind(info)
         if kind:
             skipped[kind] += 1
-            continue
-        split = split_name(info.name)
-        assert split, info.name
-        yield File(*split, info)
+        else:
+            yield File(*split_name(info.name), info)
 
 
 def iter_samples(tar_input: TarInput, wanted: frozenset[str], skipped: Counter[str]) -> Iterator[Sample]:
@@ -88,8 +86,8 @@ def iter_samples(tar_input: TarInput, wanted: frozenset[str], skipped: Counter[s
         yield _read_sample(tar_input, key, files, wanted)
 
 
-def first_key(members: Iterable[tarfile.TarInfo]) -> str | None:
-    return next((file.key for file in iter_files(members, Counter())), None)
+def first_key(found: Iterable[tarfile.TarInfo]) -> str | None:
+    return next((file.key for file in iter_files(found, Counter())), None)
 
 
 def _read_sample(tar_input: TarInput, key: str, files: Iterable[File], wanted: frozenset[str]) -> Sample:
