@@ -116,7 +116,7 @@ def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
     """The job with its input opened, and Beam's flags."""
     given, beam_flags = jobs.parse(build_parser(), argv)
     settings = read_flags(given, ExportSettings)
-    check_apart(given.shards, given.output, "--shards {}")
+    check_apart(given.shards, given.output)
     kinds.expect(given.shards, "gesso export --shards", *kinds.SHARDS)
     for listed in given.drop:
         kinds.expect(listed, "gesso export --drop", "matches", "repeats")
@@ -125,22 +125,25 @@ def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
     from gesso.pipelines.export import drop_lists, shuffle
 
     source = collection.open_collection(given.shards)
-    for folder in sorted({shard.tar.rpartition("/")[0] for shard in source.shards}):
-        check_apart(folder, given.output, "{}, where tars of --shards stand")
+    check_tars({shard.tar.rpartition("/")[0] for shard in source.shards}, given.output)
     drops = tuple(drop_lists.read(path, source.source_record()) for path in given.drop)
     fields = shuffle.kept_fields(source.schema(), source.indexed)
     return Job(given.output, source, drops, fields, fitted(settings, source.samples)), beam_flags
 
 
-def check_apart(folder: str, output: str, words: str) -> None:
-    """Raises UserError where one of the two directories is the other, or lies in it, by their real paths.
-
-    `words` say what the folder is, its path as {}.
-    """
-    source, target = real_path(folder), real_path(output)
+def check_apart(shards: str, output: str) -> None:
+    """Raises UserError where one of the two directories is the other, or lies in it, by their real paths."""
+    source, target = real_path(shards), real_path(output)
     if target.is_relative_to(source) or source.is_relative_to(target):
         relation = "is" if source == target else "is inside" if target.is_relative_to(source) else "contains"
-        raise UserError(f"--output {output} {relation} {words.format(folder)}: give a directory apart from it")
+        raise UserError(f"--output {output} {relation} --shards {shards}: give a directory apart from it")
+
+
+def check_tars(folders: set[str], output: str) -> None:
+    """Raises UserError where the output holds tars that an index points to."""
+    for folder in sorted(folders):
+        if real_path(folder).is_relative_to(real_path(output)):
+            raise UserError(f"--output {output} holds tars of --shards, in {folder}: give another")
 
 
 def real_path(path: str) -> PurePath:

@@ -137,5 +137,5 @@ def test_a_picture_that_was_replaced(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_an_output_around_the_tars(theirs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert export(theirs / "index", theirs / "theirs/clean") == 2
-    assert f"is inside {theirs}/theirs, where tars of --shards stand: give" in capsys.readouterr().err
+    assert export(theirs / "index", theirs / "theirs") == 2
+    assert f"--output {theirs}/theirs holds tars of --shards, in {theirs}/theirs: give" in capsys.readouterr().err
