@@ -138,6 +138,17 @@ def build(config: DetectorConfig) -> Detector:
     return Detector(config).to(memory_format=torch.channels_last)
 
 
+def initialise(model: Detector, config: DetectorConfig, path: str) -> None:
+    """Loads initial weights: all of a detector, or those of the backbone. Raises UserError where they do not fit."""
+    if not (path.endswith(".safetensors") or Path(path).is_dir()):
+        load_backbone(model, path)
+        return
+    given, other = read(path)
+    if (other.backbone, other.width, other.dimension) != (config.backbone, config.width, config.dimension):
+        raise UserError(f"--init {path} is {other.backbone} with {other.dimension} dimensions: give these flags, too")
+    model.load_state_dict(given.state_dict())
+
+
 def load_backbone(model: Detector, path: str) -> None:
     """Loads EfficientNet-lite0's ImageNet weights from a state dict, matched by order; a classifier's are ignored.
 
@@ -174,6 +185,12 @@ def load(path: str | None = None) -> tuple[Detector, DetectorConfig]:
 
     Raises UserError where there is none.
     """
+    model, config = read(path)
+    return remove_weight_norm(model.eval().requires_grad_(False)), config
+
+
+def read(path: str | None) -> tuple[Detector, DetectorConfig]:
+    """The same as it was trained, with weight norm."""
     source = Path(path) if path else Path(str(resources.files("gesso.dedup"))) / "weights" / WEIGHTS
     source = source / WEIGHTS if source.is_dir() else source
     try:
@@ -185,7 +202,7 @@ def load(path: str | None = None) -> tuple[Detector, DetectorConfig]:
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{source} holds no detector ({reason}): give what `gesso train detector` wrote") from error
-    return remove_weight_norm(model.eval().requires_grad_(False)), config
+    return model, config
 
 
 def remove_weight_norm(model: Detector) -> Detector:

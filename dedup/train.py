@@ -32,6 +32,7 @@ continue a run that was stopped.
 """
 
 
+INIT_HELP = "initial weights: a detector to train further, or a state dict of the backbone"
 PRESET_HELP = "sets the defaults of the flags below; without it paper where there is a CUDA driver, else small"
 
 
@@ -56,7 +57,7 @@ def build_parser(preset: str = "paper") -> Parser:
         help="folder for checkpoint, metrics and detector",
     )
     what.add_argument("--preset", choices=tuple(PRESETS), default=preset, help=PRESET_HELP)
-    what.add_argument("--init", type=path, metavar="FILE", help="state dict with initial weights of the backbone")
+    what.add_argument("--init", type=path, metavar="FILE", help=INIT_HELP)
     what.add_argument("--save_every", type=int, default=100, metavar="INT", help="updates between two checkpoints")
     what.add_argument("--workers", type=int, default=1, metavar="INT", help="processes that prepare pictures")
     add_flags(parser, "detector", DetectorConfig)

@@ -61,6 +61,24 @@ class TestBoth:
         model.load_state_dict({name: value.half().float() for name, value in model.state_dict().items()})
         torch.testing.assert_close(loaded(pictures(2)), model.eval()(pictures(2)), atol=1e-5, rtol=1e-4)
 
+    def test_initialised_with_a_detector(self, config: DetectorConfig, tmp_path: Path) -> None:
+        model = built(config)
+        detector.save(model, config, str(tmp_path / detector.WEIGHTS))
+        torch.manual_seed(1)
+        other = detector.build(config)
+        detector.initialise(other, config, str(tmp_path))
+        assert {name: value.half().tolist() for name, value in other.state_dict().items()} == {
+            name: value.half().tolist() for name, value in model.state_dict().items()
+        }
+        assert all(parameter.requires_grad for parameter in other.parameters())
+
+
+def test_a_detector_of_another_shape_is_no_beginning(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.safetensors")
+    detector.save(built(LITE), LITE, path)
+    with pytest.raises(UserError, match="is efficientnet_lite0 with 16 dimensions: give these flags, too"):
+        detector.initialise(built(SMALL), SMALL, path)
+
 
 def test_the_papers_backbone_has_resnet_50s_layers() -> None:
     with torch.device("meta"):
