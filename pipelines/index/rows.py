@@ -86,7 +86,7 @@ class RowMaker:
             raise Rejected("too_many_pixels", f"{header.width}×{header.height}: over {self._settings.max_pixels:,}")
         found = {"width": header.width, "height": header.height, "image_format": header.format}
         if self._settings.decode:
-            pixels = images.upright(images.decode(body, header, 1), header.orientation)
+            pixels = images.upright(images.decode(body, header, min(header.width, header.height)), header.orientation)
             found["phash"] = images.perceptual_hash(pixels)
         return {**found, "sha256": hashlib.sha256(body).hexdigest()}
 
