@@ -10,7 +10,6 @@ from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gesso import storage
@@ -78,10 +77,10 @@ def check_rows(output: str, entry: Json) -> Iterator[str]:
     except (pa.ArrowException, ValueError) as error:
         yield f"{name}: not parquet of an index: {error}".split("\n")[0]
         return
-    taken = table.filter(pc.equal(table["status"], SUCCESS))
-    if (len(table), len(taken)) != (entry["count"], entry["successes"]):
-        yield f"{name}: {len(table):,} rows, {len(taken):,} of them taken, in {MANIFEST} others"
-    places = list(zip(*(taken[column].to_pylist() for column in ("image_offset", "image_bytes")), strict=True))
+    rows = zip(*(table[column].to_pylist() for column in ("status", "image_offset", "image_bytes")), strict=True)
+    places = [(offset, size) for status, offset, size in rows if status == SUCCESS]
+    if (len(table), len(places)) != (entry["count"], entry["successes"]):
+        yield f"{name}: {len(table):,} rows, {len(places):,} of them taken, in {MANIFEST} others"
     wrong = sum(not fits for fits in ranges_fit(identity.resolve(entry["tar"]["path"], output), places))
     if wrong:
         yield f"{name}: {wrong:,} pictures are not where {shown(output, entry['tar'])} has files"

@@ -12,17 +12,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gesso import storage
 from gesso.dataset import identity
-from gesso.dataset.json_values import json_rows
 from gesso.dataset.layout import MANIFEST, PLAN, marker_name, rows_name
 from gesso.dataset.manifest import read_object
 from gesso.dataset.records import SUCCESS
 from gesso.dataset.schemas import INDEX_FIELDS, METADATA_FIELDS
-from gesso.dataset.shards import json_text
 from gesso.errors import UserError
 from gesso.storage import Found
 
@@ -91,6 +88,8 @@ def image_name(key: str, form: str) -> str:
 
 def read_taken(path: str, number: int, columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of a shard's taken samples, in their tar's order. Raises UserError where they cannot be read."""
+    import pyarrow.compute as pc  # numpy, which `gesso verify` does without
+
     name = storage.join(path, rows_name(number))
     wanted = None if columns is None else [*columns, *({"status"} - set(columns))]
     try:
@@ -104,6 +103,9 @@ def read_taken(path: str, number: int, columns: Sequence[str] | None = None) -> 
 
 def texts(rows: pa.RecordBatch) -> Iterator[tuple[bytes, bytes]]:
     """Caption and fields of each row as an export writes them: KEY.txt and KEY.json, as a collection has them."""
+    from gesso.dataset.json_values import json_rows
+    from gesso.dataset.shards import json_text
+
     for start in range(0, rows.num_rows, ROWS):
         for row in json_rows(rows.slice(start, ROWS)):
             yield row["caption"].encode(), json_text(row)

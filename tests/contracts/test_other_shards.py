@@ -151,7 +151,7 @@ def test_from_index_to_export(index: Path, weights: str, tmp_path: Path) -> None
     overlap = ["--reference", f"{tmp_path}/reference", "--top_k", "1", "--output", f"{tmp_path}/overlap"]
     commands = (
         ["embed", "--shards", str(index), "--output", f"{tmp_path}/embeddings", *embed],
-        ["embed", "--images", f"{tmp_path}/references", "--output", f"{tmp_path}/reference", *embed],
+        ["embed", "--images", f"{tmp_path}/references", "--views", "1", "--output", f"{tmp_path}/reference", *embed],
         ["match", "--embeddings", f"{tmp_path}/embeddings", *overlap],
     )
     assert list(map(cli.main, commands)) == [0, 0, 0]

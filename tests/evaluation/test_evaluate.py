@@ -234,7 +234,7 @@ class TestMistakes:
             (["--annotations", "none.json"], "--annotations none.json cannot be read (No such file or directory)"),
             (
                 ["--reference", "none"],
-                "--reference none holds no pictures: give a folder of jpeg, jpg, png, webp files",
+                "--reference none holds no pictures: give a folder of gif, jpeg, jpg, png, webp files",
             ),
         ],
     )

@@ -64,7 +64,7 @@ def test_generated_pictures_in_the_order_of_captions_and_ranks(tmp_path: Path) -
 class TestMistakes:
     def test_no_pictures(self, tmp_path: Path) -> None:
         with pytest.raises(
-            UserError, match=r"^--reference .* holds no pictures: give a folder of jpeg, jpg, png, webp"
+            UserError, match=r"^--reference .* holds no pictures: give a folder of gif, jpeg, jpg, png, webp"
         ):
             open_side("reference", str(tmp_path / "none"), 0, "")
 
