@@ -56,10 +56,9 @@ class TrainSettings:
     warmup: int = flag(1000, "updates over which the learning rate rises")
     weight_decay: float = flag(0.01, "of AdamW")
     seed: int = flag(0, "decides the order, transforms and initial weights")
-    neighbours: int = flag(1, "pictures next to each other in the order of their paths that are trained side by side")
 
     def __post_init__(self) -> None:
-        at_least(1, steps=self.steps, neighbours=self.neighbours)
+        at_least(1, steps=self.steps)
         at_least(2, batch_size=self.batch_size)
         at_least(0, warmup=self.warmup, weight_decay=self.weight_decay, seed=self.seed)
         if self.learning_rate <= 0:

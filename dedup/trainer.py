@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -38,20 +37,19 @@ class Pair(NamedTuple):
 
 
 class Pairs(Dataset[Pair]):
-    """The pair of each position of an endless stream: epoch after epoch, each in a permutation of its own.
+    """The pair of each position of an endless stream: epoch after epoch, each in a permutation of its own."""
 
-    What is permuted are runs of `neighbours` pictures in the order of their paths, from a random start: where these are
-    alike, as tiles of one photograph are, a batch holds negatives that are hard to tell apart.
-    """
-
-    def __init__(self, locations: list[Location], side: int, seed: int, neighbours: int) -> None:
-        self._locations, self._side, self._seed, self._neighbours = locations, side, seed, neighbours
+    def __init__(self, locations: list[Location], side: int, seed: int) -> None:
+        self._locations, self._side, self._seed = locations, side, seed
         self._epoch, self._order = -1, np.empty(0, np.int64)
 
     def __getitem__(self, position: int) -> Pair:
         epoch, index = divmod(position, len(self._locations))
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, permuted(len(self._locations), self._neighbours, (self._seed, epoch))
+            self._epoch, self._order = (
+                epoch,
+                np.random.default_rng((self._seed, epoch)).permutation(len(self._locations)),
+            )
         picture = int(self._order[index])
         for rejected in range(len(self._locations)):
             try:
@@ -63,16 +61,6 @@ class Pairs(Dataset[Pair]):
             plain = augment.plain(pixels, self._side, random)
             return Pair(planes(plain), planes(augment.transformed(pixels, self._side, random)), picture, rejected)
         raise UserError("no picture of --data can be decoded")
-
-
-def permuted(count: int, neighbours: int, seed: tuple[int, int]) -> npt.NDArray[np.int64]:
-    """A permutation of runs of `neighbours` numbers below `count`; of each number alone where that is 1."""
-    random = np.random.default_rng(seed)
-    if neighbours == 1:
-        return random.permutation(count)
-    numbers = np.roll(np.arange(count), int(random.integers(count)))
-    runs = np.split(numbers, range(neighbours, count, neighbours))
-    return np.concatenate([runs[run] for run in random.permutation(len(runs))])
 
 
 def init_worker(_: int) -> None:
@@ -126,7 +114,7 @@ class Trainer:
         """What remains of the stream: this process's share of each batch, the fields stacked."""
         training, share = self._run.training, self._run.training.batch_size // self._group.size
         starts = [step * training.batch_size + self._group.rank * share for step in range(self.step, training.steps)]
-        pairs = Pairs(self._locations, self._run.detector.image_size, training.seed, training.neighbours)
+        pairs = Pairs(self._locations, self._run.detector.image_size, training.seed)
         positions = [list(range(start, start + share)) for start in starts]
         yield from DataLoader(
             pairs,

@@ -1,4 +1,4 @@
-"""Makes the pictures that the shipped near-duplicate detector is trained on: free packages → JPEGs by package.
+"""Makes pictures that a near-duplicate detector may be trained on and given away: free packages → JPEGs by package.
 
     python examples/detector/make_pictures.py detector
 

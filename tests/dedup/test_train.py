@@ -5,11 +5,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -19,7 +17,7 @@ from gesso.dedup import augment, train
 from gesso.dedup.contrast import Contrast, info_nce
 from gesso.dedup.pictures import Location, content_sha256
 from gesso.dedup.settings import DetectorConfig, TrainSettings
-from gesso.dedup.trainer import Trainer, permuted, step_size
+from gesso.dedup.trainer import Trainer, step_size
 from gesso.processes import Group
 from tests.datasets import picture
 
@@ -233,13 +231,3 @@ def test_two_processes_see_what_one_sees(data: Path, trained: Path, tmp_path: Pa
     one, two = ([event.value for event in board.Scalars("loss")] for board in boards)
     assert two == pytest.approx(one, abs=1e-4)
     assert [event.step for event in boards[1].Scalars("rejected")] == [1, 2, 3, 4, 5, 6]
-
-
-def test_runs_of_neighbours_stay_side_by_side() -> None:
-    order = permuted(20, 4, (0, 3)).tolist()
-    assert sorted(order) == list(range(20))
-    runs = [order[start : start + 4] for start in range(0, 20, 4)]
-    assert all((after - before) % 20 == 1 for run in runs for before, after in pairwise(run))
-    assert order != sorted(order)
-    assert order != permuted(20, 4, (0, 4)).tolist()
-    assert permuted(20, 1, (0, 3)).tolist() == np.random.default_rng((0, 3)).permutation(20).tolist()
