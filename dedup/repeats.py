@@ -38,6 +38,10 @@ class Drops(NamedTuple):
     similarity: npt.NDArray[np.float32]
 
 
+def chunk_rows(chunk: Chunk) -> int:
+    return sum(part.stop - part.start for part in chunk)
+
+
 def pairs_to_compare(embeddings: Embeddings, tiles: list[Chunk]) -> int:
     """The number of pairs of rows that all tiles compare."""
     total = whole = crops = 0
@@ -56,11 +60,14 @@ def pairs_of_tile(
 
     `advance` is called with the number of pairs of rows compared since its last call.
     """
-    starts = np.cumsum([0, *(len(view_numbers(embeddings, tile)) for tile in tiles[: index + 1])])
+    starts = np.cumsum([0, *map(chunk_rows, tiles[: index + 1])])
     rows, views = read_vectors(embeddings, tiles[index]), view_numbers(embeddings, tiles[index])
     whole, crops, found = np.flatnonzero(views == WHOLE), np.flatnonzero(views != WHOLE), [np.zeros(0, PAIR)]
     for number, other in enumerate(read_ahead(embeddings, tiles[: index + 1])):
-        for left, right in ((whole, np.arange(len(other.views))), (crops, np.flatnonzero(other.views == WHOLE))):
+        every = np.arange(len(other.views))
+        for left, right in ((whole, every), (crops, every[other.views == WHOLE])):
+            if not len(left) or not len(right):
+                continue
             for pairs in nearest.similar_pairs(rows[left], other.vectors[right], threshold):
                 of_rows = starts[index] + left[pairs.left], starts[number] + right[pairs.right]
                 found.append(pairs_of_samples(*of_rows, pairs.similarity, embeddings.views))

@@ -4,7 +4,7 @@ The front matter follows Hugging Face's card metadata (hub-docs, datasetcard.md)
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gesso.dataset.layout import DROPPED, LEFT_OUT, MANIFEST, SPLITS
@@ -73,12 +73,10 @@ LIMITS = """\
 """
 
 
-def render(
-    plan: Json, bytes_of: Mapping[str, int], schema: "pa.Schema | None", pictures: Sequence[str] = ("jpg",)
-) -> str:
+def render(plan: Json, bytes_of: Mapping[str, int], schema: "pa.Schema | None") -> str:
     """README.md of a planned export; `bytes_of` has the bytes of each split's files.
 
-    `schema` has the columns that KEY.json may have; None where img2dataset wrote it. `pictures`: their suffixes.
+    `schema` has the columns that KEY.json may have; None where img2dataset wrote it.
     """
     sections = {
         "Splits": splits(plan, bytes_of),
@@ -91,7 +89,7 @@ def render(
         "Known limits": LIMITS,
     }
     body = "\n".join(f"## {title}\n\n{text.strip()}\n" for title, text in sections.items())
-    return f"{front_matter(plan, schema, pictures)}\n# Image-text pairs\n\n{opening(plan)}\n\n{body}"
+    return f"{front_matter(plan, schema)}\n# Image-text pairs\n\n{opening(plan)}\n\n{body}"
 
 
 def opening(plan: Json) -> str:
@@ -109,7 +107,7 @@ def of_index(plan: Json) -> bool:
     return any(item.get("kind") == TARS for item in plan["source_input"])
 
 
-def front_matter(plan: Json, schema: "pa.Schema | None", pictures: Sequence[str]) -> str:
+def front_matter(plan: Json, schema: "pa.Schema | None") -> str:
     """The YAML block that hubs read; strings are quoted as in JSON, which is valid YAML."""
     fields: Json = {
         "pretty_name": "Image-text pairs, prepared by gesso"
@@ -130,7 +128,7 @@ def front_matter(plan: Json, schema: "pa.Schema | None", pictures: Sequence[str]
     if schema is not None:
         from gesso.dataset import features
 
-        lines.append(features.yaml_line(schema, pictures))
+        lines.append(features.yaml_line(schema, plan.get("picture_suffixes", features.JPEG)))
     return "\n".join(["---", *lines, "---", ""])
 
 

@@ -126,7 +126,7 @@ def finish(output: str) -> None:
     bytes_of = Counter[str]()
     for entry in shards:
         bytes_of[entry["split"]] += sum(item["bytes"] for item in entry["files"].values())
-    text = card.render(plan, bytes_of, source_schema(output, plan), picture_suffixes(output, plan))
+    text = card.render(plan, bytes_of, source_schema(output, plan))
     written = {CARD: write_text(output, CARD, text)}
     if plan["overlaps"]:
         written[LEFT_OUT] = write_text(output, LEFT_OUT, card.left_out(plan["overlaps"]))
@@ -149,22 +149,6 @@ def source_schema(output: str, plan: Json) -> "pa.Schema | None":
         found = pq.read_schema(stream)
     places = {field.name for field in RANGE_FIELDS}
     return pa.schema([field for field in found if field.name not in places])
-
-
-def picture_suffixes(output: str, plan: Json) -> list[str]:
-    """The suffixes of the pictures: of an index, whose rows tell the formats, there may be several."""
-    if not card.of_index(plan):
-        return ["jpg"]
-    import pyarrow.parquet as pq
-
-    from gesso.dataset import index
-
-    formats = set[str]()
-    for target in targets(plan):
-        with storage.open_input(storage.join(output, target.split, rows_name(target.number))) as stream:
-            column = pq.read_table(stream, columns=["image_format"])["image_format"]
-        formats.update(column.unique().to_pylist())
-    return [suffix for form, suffix in index.SUFFIXES.items() if form in formats]
 
 
 def entry_of(marker: Json) -> Json:

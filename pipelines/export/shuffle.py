@@ -260,7 +260,7 @@ def range_index(order: Hashes, shards: int) -> Numbers:
 def write_rows(
     output: str, target: int, packed: Iterable[bytes], fields: tuple[pa.Field, ...], plan: ShufflePlan
 ) -> Json:
-    """Writes a target's rows in their final order; returns its entry of plan.json and its count of licences."""
+    """Writes a target's rows in their final order; returns its entry of plan.json, licences and pictures' suffixes."""
     number, shard = plan.split_and_shard(target)
     table = unpack_sorted(packed, fields)
     schema = final_schema(fields)
@@ -270,7 +270,7 @@ def write_rows(
         hashing = HashingWriter(stream)
         pq.write_table(rows, hashing, compression="zstd")
     entry = {"split": SPLITS[number], "index": shard, "count": len(rows), "rows": hashing.summary()}
-    return {"entry": entry, "licences": count_licences(rows)}
+    return {"entry": entry, "licences": count_licences(rows), "suffixes": table["image_suffix"].unique().to_pylist()}
 
 
 def unpack_sorted(packed: Iterable[bytes], fields: tuple[pa.Field, ...]) -> pa.Table:

@@ -114,7 +114,9 @@ def write_rows(
 def write_plan_json(plan: ShufflePlan, written: Iterable[Json], counts: Counts, config: PlanConfig) -> Json:
     """Writes plan.json, which commits the plan, and returns it."""
     written = list(written)
-    input_info = {**config.input_info, "licences": shuffle.add_licences(each["licences"] for each in written)}
+    licences = shuffle.add_licences(each["licences"] for each in written)
+    suffixes = sorted({suffix for each in written for suffix in each["suffixes"]})
+    input_info = {**config.input_info, "licences": licences, "picture_suffixes": suffixes}
     samples = dict(zip(SPLITS, plan.samples, strict=True))
     record = export.plan_record(config.record, input_info, [each["entry"] for each in written], counts, samples)
     storage.write_json(storage.join(config.output, PLAN), record)
