@@ -1,5 +1,6 @@
 """What all Beam jobs share: checking Beam's flags, running a pipeline to its end, printing the funnel."""
 
+import os
 import shlex
 import sys
 import threading
@@ -7,8 +8,10 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from gesso import storage
 from gesso.errors import UserError
 from gesso.flags import Parser, suggestion
 from gesso.progress import announce
@@ -106,6 +109,11 @@ def kill_children() -> None:
     for child in children:
         child.kill()
     psutil.wait_procs(children)
+
+
+def real_path(path: str) -> PurePath:
+    """The path from the root, links followed."""
+    return PurePath(os.path.realpath(storage.local(path)) if storage.is_local(path) else storage.absolute(path))
 
 
 def print_funnel(funnel: Mapping[str, int]) -> None:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from gesso import storage
 from gesso.dataset import index, layout, manifest
+from gesso.dataset.kinds import KINDS
 from gesso.dataset.layout import MANIFEST, PLAN, rows_name, tar_name
 from gesso.errors import UserError
 
@@ -104,9 +105,9 @@ def open_collection(path: str) -> Collection:
 def no_shards_error(path: str, present: dict[str, int]) -> UserError:
     """What is said of a directory without shards whose statistics tell of them."""
     if any(name.endswith(".tar") for name in present):
+        command = KINDS[index.KIND].made_from(path)
         return UserError(
-            f"{path} holds tars without statistics: `gesso index '{path}/*.tar' --output …` makes an index of them, "
-            "which is taken in their place"
+            f"{path} holds tars without statistics: `{command}` makes an index of them, which is taken in their place"
         )
     return UserError(f"{path} holds no shards: give the --output of a `gesso collect`, or img2dataset's folder")
 

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gesso import storage
-from gesso.dataset import identity
-from gesso.dataset.layout import MANIFEST, PLAN, marker_name, rows_name
+from gesso.dataset import identity, kinds
+from gesso.dataset.layout import MANIFEST, marker_name, rows_name
 from gesso.dataset.manifest import read_object
 from gesso.dataset.records import SUCCESS
 from gesso.dataset.schemas import INDEX_FIELDS, METADATA_FIELDS
@@ -39,9 +39,7 @@ NAMES = ("key", "image_format")  # that `image_name` wants
 
 def is_index(path: str) -> bool:
     """Whether a directory is an index, finished or not."""
-    names = (storage.join(path, name) for name in (MANIFEST, PLAN))
-    found = next((name for name in names if storage.exists(name)), None)
-    return found is not None and (read_object(found) or {}).get("kind") == KIND
+    return kinds.stated(path) == KIND
 
 
 def read_tars(path: str) -> dict[int, Found]:

@@ -151,7 +151,8 @@ def _ask_plan(path: str) -> str | None:
     return value.get("kind") or ("collection" if "links" in value else by_settings)
 
 
-def _ask_manifest_or_plan(folder: str) -> str | None:
+def stated(folder: str) -> str | None:
+    """The kind that the manifest of a directory states, or its plan; None where it has neither."""
     names = (name for name in (MANIFEST, PLAN) if storage.exists(storage.join(folder, name)))
     return next((ASKED[name](storage.join(folder, name)) for name in names), None)
 
@@ -178,4 +179,4 @@ def _by_names(path: str, names: Any) -> Kind | None:
 
 def _is_split(path: str) -> bool:
     parent, _, name = storage.absolute(path).rpartition("/")
-    return name in SPLITS and _ask_manifest_or_plan(parent) == "export"
+    return name in SPLITS and stated(parent) == "export"

@@ -31,7 +31,7 @@ from gesso.flags import differences
 MARKER = re.compile(r"(\d{5,})_stats\.json")
 PROGRESS_FILE = re.compile(r"(\d{5,})\.json")
 LEFT_BEHIND = re.compile(r"\.tmp-[0-9a-f]{12}$")
-FOLDERS = ("rejected", "img_emb", "metadata", ".parts")  # that hold shards' files
+FOLDERS = ("rejected", "img_emb", "metadata", "tars", ".parts")  # that hold shards' files
 READERS = 16  # small files read at a time
 # The versions that the bytes of a dataset depend on.
 VERSIONED = ("gesso", "apache-beam", "fasttext-predict", "opencv-python-headless", "pillow", "pyarrow", "simplejpeg")

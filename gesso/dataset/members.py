@@ -21,6 +21,7 @@ IMAGE, CAPTION, JSON = "image", "caption", "json"
 KINDS = {**dict.fromkeys(PICTURES, IMAGE), "txt": CAPTION, "json": JSON}
 REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE)
 EXTENDED = (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME)  # whose data tell of the next header
+TOLD = (b"path", b"size")  # of what those tell
 CHECKSUM = slice(148, 156)
 MAGIC, USTAR = slice(257, 265), tarfile.POSIX_MAGIC
 PREFIX = slice(345, 500)  # of a name in ustar that is longer than its field
@@ -107,16 +108,23 @@ def headers(read_at: ReadAt, size: int) -> Iterator[Member | None]:
 
 def extension(kind: bytes, body: bytes) -> dict[str, str]:
     """What a header of PAX or GNU tells of the next one: its `path`, of PAX its `size` too. Raises DamagedTar."""
-    if kind == tarfile.GNUTYPE_LONGNAME:
-        return {"path": body.rstrip(b"\0").decode("utf-8", "surrogateescape")}
-    told = dict[str, str]()
+    told = {b"path": body.rstrip(b"\0")} if kind == tarfile.GNUTYPE_LONGNAME else pax_records(body)
+    try:
+        return {name.decode(): told[name].decode() for name in TOLD if name in told}
+    except UnicodeDecodeError as error:
+        raise DamagedTar(f"holds a name that is not UTF-8 ({error})") from error
+
+
+def pax_records(body: bytes) -> dict[bytes, bytes]:
+    """The records of a PAX header, `LENGTH NAME=VALUE` and a line end. Raises DamagedTar."""
+    told = dict[bytes, bytes]()
     while body:
         length, blank, _ = body.partition(b" ")
         end = int(length) if blank and length.isdigit() else 0
         record = body[len(length) + 1 : end]
         if end > len(body) or not record.endswith(b"\n"):
             raise DamagedTar("has a PAX header that is damaged")
-        name, _, value = record[:-1].decode("utf-8", "surrogateescape").partition("=")
+        name, _, value = record[:-1].partition(b"=")
         told[name] = value
         body = body[end:]
     return told
@@ -152,6 +160,8 @@ def read_header(block: bytes, offset: int, told: Mapping[str, str] = NOTHING) ->
         ):
             raise ValueError("bad checksum")
         size = int(told["size"]) if "size" in told else int(block[124:136].rstrip(b" \0"), 8)
+        if size < 0:
+            raise ValueError(f"a size of {size:,}")
         name = told["path"] if "path" in told else name_of(block)
     except ValueError as error:
         raise DamagedTar(f"is no tar from byte {offset:,} on ({error})") from error

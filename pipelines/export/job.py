@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from gesso import storage
@@ -133,7 +132,7 @@ def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
 
 def check_apart(shards: str, output: str) -> None:
     """Raises UserError where one of the two directories is the other, or lies in it, by their real paths."""
-    source, target = real_path(shards), real_path(output)
+    source, target = jobs.real_path(shards), jobs.real_path(output)
     if target.is_relative_to(source) or source.is_relative_to(target):
         relation = "is" if source == target else "is inside" if target.is_relative_to(source) else "contains"
         raise UserError(f"--output {output} {relation} --shards {shards}: give a directory apart from it")
@@ -142,12 +141,8 @@ def check_apart(shards: str, output: str) -> None:
 def check_tars(folders: set[str], output: str) -> None:
     """Raises UserError where the output holds tars that an index points to."""
     for folder in sorted(folders):
-        if real_path(folder).is_relative_to(real_path(output)):
+        if jobs.real_path(folder).is_relative_to(jobs.real_path(output)):
             raise UserError(f"--output {output} holds tars of --shards, in {folder}: give another")
-
-
-def real_path(path: str) -> PurePath:
-    return PurePath(os.path.realpath(storage.local(path)) if storage.is_local(path) else storage.absolute(path))
 
 
 @contextmanager

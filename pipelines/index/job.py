@@ -7,14 +7,12 @@ manifest.json    written last
 tars/            with --unpack: the tars that were compressed
 """
 
-import os
 import sys
 from argparse import SUPPRESS
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from gesso import progress, storage
@@ -111,16 +109,9 @@ def parse(argv: Sequence[str]) -> tuple[Job, list[str]]:
 
 def check_apart(paths: list[str], output: str) -> None:
     """Raises UserError where the output is the folder of a tar, by their real paths."""
-    if real_path(output) in {real_path(each).parent for each in paths}:
+    folders = {storage.absolute(each).rpartition("/")[0] for each in paths}
+    if jobs.real_path(output) in map(jobs.real_path, folders):
         raise UserError(f"--output {output} is the folder of tars that are indexed: give another")
-
-
-def real_path(path: str) -> PurePath:
-    """The path, links in its folders followed."""
-    if not storage.is_local(path):
-        return PurePath(storage.absolute(path))
-    folder, name = os.path.split(storage.absolute(path))
-    return PurePath(os.path.realpath(folder)) / name
 
 
 def print_unended(tars: "Sequence[Tar]", ends: "Sequence[Ends]") -> None:

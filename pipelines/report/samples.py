@@ -54,12 +54,10 @@ def collected_pictures(output: str, number: int) -> Iterator[Picture]:
 
 def indexed_pictures(output: str, number: int) -> Iterator[Picture]:
     """The taken samples of an index's tar. Raises UserError where the tar is gone."""
-    columns = ["caption", "url", *SIZES, *index.PLACES]
+    columns, tar = ["caption", "url", *SIZES, *index.PLACES], index.tar_of(output, number).path
     for batch in index.read_taken(output, number, columns).to_batches(FEW):
         rows = batch.to_pylist()
-        bodies = index.read_bodies(
-            index.tar_of(output, number).path, [(row["image_offset"], row["image_bytes"]) for row in rows]
-        )
+        bodies = index.read_bodies(tar, [(row["image_offset"], row["image_bytes"]) for row in rows])
         yield from (picture for row, body in zip(rows, bodies, strict=True) for picture in shown(body, row))
 
 

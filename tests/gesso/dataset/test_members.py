@@ -86,6 +86,20 @@ def test_a_damaged_pax_header() -> None:
         index(bytes(body))
 
 
+def test_a_long_name_that_is_not_utf8() -> None:
+    body = tar([f"{'k' * 120}.{suffix}" for suffix in BODY], tarfile.GNU_FORMAT).replace(b"k" * 120, b"\xff" * 120)
+    with pytest.raises(DamagedTar, match="holds a name that is not UTF-8"):
+        index(body)
+
+
+def test_a_size_below_zero() -> None:
+    """It would lead back to an earlier header, for ever."""
+    info = tarfile.TarInfo("a.jpg")
+    info.pax_headers = {"size": "-99999"}
+    with pytest.raises(DamagedTar, match=r"is no tar from byte 1,024 on \(a size of -99,999\)"):
+        index(info.tobuf(tarfile.PAX_FORMAT) + tar([]))
+
+
 def test_an_empty_tar_holds_no_samples() -> None:
     assert index(tar([])) == []
 

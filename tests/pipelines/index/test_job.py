@@ -193,7 +193,7 @@ class TestUnpack:
             assert (output / "tars" / name).read_bytes() == (theirs / name).read_bytes()
             assert shard["tar"]["sha256"] == sha256_of(theirs / name)
         before = contents(output)
-        (output / "tars/cc3m-train-0001.tar").unlink()
+        (output / "tars/cc3m-train-0001.tar").rename(output / "tars/cc3m-train-0001.tar.tmp-0123456789ab")
         assert cli.main(given) == 0
         assert contents(output) == before
 
@@ -277,10 +277,14 @@ class TestMistakes:
         (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("gesso: ")]
         return line.removeprefix("gesso: ")
 
-    def test_the_output_is_not_among_the_tars(self, theirs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_the_output_is_not_among_the_tars(
+        self, theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         before = contents(theirs)
-        told = self.told([str(theirs), "--output", str(theirs)], capsys)
-        assert told == f"--output {theirs} is the folder of tars that are indexed: give another"
+        (tmp_path / "link").symlink_to(theirs)
+        for output in (theirs, tmp_path / "link"):
+            told = self.told([str(theirs), "--output", str(output)], capsys)
+            assert told == f"--output {output} is the folder of tars that are indexed: give another"
         assert contents(theirs) == before
 
     def test_a_tar_that_is_cut_off(self, theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
